@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "gateway/base/encode.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+
+void encode_hex(const uint8_t *data, size_t len, char *out)
+{
+    static const char digits[] = "0123456789abcdef";
+
+    for (size_t i = 0; i < len; i++) {
+        out[2 * i] = digits[data[i] >> 4];
+        out[2 * i + 1] = digits[data[i] & 15];
+    }
+    out[2 * len] = '\0';
+}
+
+size_t encode_base64(const uint8_t *data, size_t len, char *out)
+{
+    static const char alphabet[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    char *p = out;
+
+    for (size_t i = 0; i < len; i += 3) {
+        uint32_t group = (uint32_t)data[i] << 16;
+        if (i + 1 < len)
+            group |= (uint32_t)data[i + 1] << 8;
+        if (i + 2 < len)
+            group |= data[i + 2];
+        *p++ = alphabet[group >> 18];
+        *p++ = alphabet[(group >> 12) & 63];
+        *p++ = i + 1 < len ? alphabet[(group >> 6) & 63] : '=';
+        *p++ = i + 2 < len ? alphabet[group & 63] : '=';
+    }
+    *p = '\0';
+    return (size_t)(p - out);
+}
+
+void random_bytes(void *out, size_t len)
+{
+    assert(len <= 256); /* up to this size getrandom() is never cut short */
+    if (getrandom(out, len, 0) != (ssize_t)len) {
+        fputs("device-gateway: the kernel gives no random bytes\n", stderr);
+        abort();
+    }
+}
+
+void random_hex(size_t n_bytes, char *out)
+{
+    uint8_t bytes[32];
+
+    assert(n_bytes <= sizeof(bytes));
+    random_bytes(bytes, n_bytes);
+    encode_hex(bytes, n_bytes, out);
+}
+
+uint32_t random_below(uint32_t bound)
+{
+    uint32_t value;
+
+    random_bytes(&value, sizeof(value));
+    return (uint32_t)(((uint64_t)value * bound) >> 32);
+}

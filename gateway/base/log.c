@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "gateway/base/log.h"
+
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "gateway/base/clock.h"
+
+static enum log_format log_chosen_format = LOG_JSON;
+static atomic_int log_lowest_level = LOG_INFO;
+
+/* Room that is always kept free, so that a line which was cut can still be closed. */
+enum { LINE_RESERVE = 64 };
+
+struct line {
+    char *out;
+    size_t len;
+    size_t limit;
+    bool cut;
+};
+
+void log_configure(enum log_format format, enum log_level level)
+{
+    log_chosen_format = format;
+    log_set_level(level);
+}
+
+void log_set_level(enum log_level level)
+{
+    atomic_store_explicit(&log_lowest_level, (int)level, memory_order_relaxed);
+}
+
+bool log_enabled(enum log_level level)
+{
+    return (int)level >= atomic_load_explicit(&log_lowest_level, memory_order_relaxed);
+}
+
+static void line_put(struct line *line, const char *text, size_t len)
+{
+    if (line->cut || len > line->limit - line->len) {
+        line->cut = true;
+        return;
+    }
+    memcpy(line->out + line->len, text, len);
+    line->len += len;
+}
+
+static void line_puts(struct line *line, const char *text)
+{
+    line_put(line, text, strlen(text));
+}
+
+/* Length of the well-formed UTF-8 sequence at `p`, 0 when there is none (RFC 3629, section 4). */
+static size_t utf8_sequence(const unsigned char *p, size_t len)
+{
+    size_t n = p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : p[0] < 0xf5 ? 4 : 0;
+
+    if (n == 0 || n > len)
+        return 0;
+    for (size_t i = 1; i < n; i++) {
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    }
+    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
+        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
+        return 0;
+    return n;
+}
+
+/* Between quotes: JSON's escapes serve logfmt as well. Bytes that are not UTF-8 become \u00xx. */
+static void line_quote(struct line *line, struct str s)
+{
+    line_puts(line, "\"");
+    for (size_t i = 0; i < s.len;) {
+        unsigned char c = (unsigned char)s.p[i];
+        size_t n =
+            c >= 0x20 && c < 0x7f ? 1 : utf8_sequence((const unsigned char *)s.p + i, s.len - i);
+        char escaped[8];
+
+        if (c == '"' || c == '\\') {
+            (void)snprintf(escaped, sizeof(escaped), "\\%c", c);
+            line_puts(line, escaped);
+            n = 1;
+        } else if (n == 0) {
+            (void)snprintf(escaped, sizeof(escaped), "\\u%04x", c);
+            line_puts(line, escaped);
+            n = 1;
+        } else {
+            line_put(line, s.p + i, n);
+        }
+        i += n;
+    }
+    /* Also when the text was cut: the line stays well-formed. */
+    line->out[line->len++] = '"';
+}
+
+static bool logfmt_is_plain(struct str s)
+{
+    for (size_t i = 0; i < s.len; i++) {
+        char c = s.p[i];
+        if (c <= ' ' || c >= 0x7f || c == '"' || c == '=' || c == '\\')
+            return false;
+    }
+    return s.len > 0;
+}
+
+static void line_name(struct line *line, enum log_format format, const char *name)
+{
+    if (format == LOG_JSON) {
+        line_puts(line, line->len > 1 ? ",\"" : "\"");
+        line_puts(line, name);
+        line_puts(line, "\":");
+    } else {
+        line_puts(line, line->len > 0 ? " " : "");
+        line_puts(line, name);
+        line_puts(line, "=");
+    }
+}
+
+static void line_field(struct line *line, enum log_format format, const struct log_field *field)
+{
+    char number[24];
+
+    if (field->name == NULL || (field->type == LOG_FIELD_STR && field->str.len == 0))
+        return;
+    /* A field that does not fit with its name and an empty value is left out whole. */
+    if (line->cut || strlen(field->name) + sizeof(number) + 8 > line->limit - line->len) {
+        line->cut = true;
+        return;
+    }
+    line_name(line, format, field->name);
+    switch (field->type) {
+    case LOG_FIELD_STR:
+        if (format == LOG_LOGFMT && logfmt_is_plain(field->str) &&
+            field->str.len < line->limit - line->len)
+            line_put(line, field->str.p, field->str.len);
+        else
+            line_quote(line, field->str);
+        break;
+    case LOG_FIELD_INT:
+        (void)snprintf(number, sizeof(number), "%" PRId64, field->number);
+        line_puts(line, number);
+        break;
+    case LOG_FIELD_BOOL:
+        line_puts(line, field->number ? "true" : "false");
+        break;
+    }
+}
+
+size_t log_format_line(enum log_format format, enum log_level level, int64_t wall_ms,
+                       const char *message, const struct log_field *fields, size_t n_fields,
+                       char *out, size_t size)
+{
+    static const char *const levels[] = {"debug", "info", "notice", "warning", "error"};
+    struct line line = {.out = out, .limit = size - LINE_RESERVE};
+    char time[CLOCK_RFC3339_SIZE];
+
+    clock_format_rfc3339(wall_ms, time);
+    if (format == LOG_JSON)
+        line_puts(&line, "{");
+    line_field(&line, format, &LOG_STR("time", time));
+    line_field(&line, format, &LOG_STR("level", levels[level]));
+    line_field(&line, format, &LOG_STR("msg", message));
+    for (size_t i = 0; i < n_fields; i++)
+        line_field(&line, format, &fields[i]);
+    if (line.cut) {
+        line.cut = false;
+        line.limit = size;
+        line_field(&line, format, &LOG_BOOL("cut", true));
+    }
+    if (format == LOG_JSON)
+        out[line.len++] = '}';
+    out[line.len] = '\0';
+    return line.len;
+}
+
+void log_write_fields(enum log_level level, const char *message, const struct log_field *fields,
+                      size_t n_fields)
+{
+    char line[LOG_LINE_MAX];
+    size_t len = log_format_line(log_chosen_format, level, clock_wall_ms(), message, fields,
+                                 n_fields, line, sizeof(line) - 1);
+
+    line[len++] = '\n';
+    /* Nobody can be told when stderr itself fails. */
+    ssize_t written = write(STDERR_FILENO, line, len);
+    (void)written;
+}

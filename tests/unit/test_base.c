@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The small tools that everything stands on. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "gateway/base/buf.h"
+#include "gateway/base/clock.h"
+#include "gateway/base/encode.h"
+#include "gateway/base/list.h"
+#include "gateway/base/log.h"
+#include "gateway/base/str.h"
+
+static void buf_keeps_order_and_never_exceeds_its_capacity(void **state)
+{
+    struct buf buf;
+    buf_init(&buf, 8);
+
+    assert_true(buf_append(&buf, "abcdef", 6));
+    assert_false(buf_append(&buf, "xyz", 3));
+    assert_int_equal(buf_len(&buf), 6);
+    buf_consume(&buf, 4);
+    assert_true(buf_append(&buf, "ghijkl", 6));
+    assert_true(str_eq(buf_peek(&buf), STR("efghijkl")));
+    assert_int_equal(buf_space(&buf), 0);
+
+    size_t len;
+    assert_null(buf_reserve(&buf, &len));
+    buf_consume(&buf, 8);
+    char *room = buf_reserve(&buf, &len);
+    assert_non_null(room);
+    assert_int_equal(len, 8);
+    memcpy(room, "12", 2);
+    buf_commit(&buf, 2);
+    assert_true(str_eq(buf_peek(&buf), STR("12")));
+    assert_true(buf_printf(&buf, "%d", 345));
+    assert_false(buf_printf(&buf, "%s", "6789"));
+    assert_true(str_eq(buf_peek(&buf), STR("12345")));
+    buf_release(&buf);
+    assert_true(buf_is_empty(&buf));
+    assert_null(buf.mem);
+}
+
+static void list_members_leave_without_a_search(void **state)
+{
+    struct list head, a, b, other;
+    list_init(&head);
+    list_init(&other);
+    list_init(&a);
+    list_init(&b);
+
+    list_push_back(&head, &a);
+    list_push_back(&head, &b);
+    assert_ptr_equal(head.next, &a);
+    list_move_all(&head, &other);
+    assert_true(list_is_empty(&head));
+    assert_ptr_equal(other.prev, &b);
+    list_remove(&a);
+    list_remove(&a);
+    assert_false(list_is_linked(&a));
+    assert_ptr_equal(other.next, &b);
+}
+
+static void numbers_are_read_strictly(void **state)
+{
+    static const struct {
+        struct str text;
+        bool valid;
+        uint64_t value;
+    } cases[] = {
+        {STR("0"), true, 0},
+        {STR("18446744073709551615"), true, UINT64_MAX},
+        {STR("18446744073709551616"), false, 0},
+        {STR(""), false, 0},
+        {STR("+1"), false, 0},
+        {STR("-1"), false, 0},
+        {STR(" 1"), false, 0},
+        {STR("0x1"), false, 0},
+        {STR("1_0"), false, 0},
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        uint64_t value = 42;
+        assert_int_equal(str_to_u64(cases[i].text, &value), cases[i].valid);
+        assert_int_equal(value, cases[i].valid ? cases[i].value : 42);
+    }
+}
+
+static void split_gives_every_piece_once(void **state)
+{
+    struct str rest = STR("a,,b"), piece;
+
+    assert_true(str_split(&rest, ',', &piece) && str_eq(piece, STR("a")));
+    assert_true(str_split(&rest, ',', &piece) && str_eq(piece, STR("")));
+    assert_true(str_split(&rest, ',', &piece) && str_eq(piece, STR("b")));
+    assert_false(str_split(&rest, ',', &piece));
+}
+
+static void copies_are_terminated_and_refused_when_too_long(void **state)
+{
+    char small[4] = "xyz";
+
+    assert_false(str_copy(small, sizeof(small), STR("abcd")));
+    assert_string_equal(small, "xyz");
+    assert_true(str_copy(small, sizeof(small), STR("abc")));
+    assert_string_equal(small, "abc");
+    str_copy_cut(small, sizeof(small), STR("wxyz"));
+    assert_string_equal(small, "wxy");
+}
+
+static void times_are_written_as_the_rfcs_want(void **state)
+{
+    char text[CLOCK_RFC3339_SIZE];
+
+    clock_format_rfc3339(1669674589123, text);
+    assert_string_equal(text, "2022-11-28T22:29:49.123Z");
+    clock_format_rfc3339(-1, text);
+    assert_string_equal(text, "1969-12-31T23:59:59.999Z");
+    clock_format_http_date(784111777000, text);
+    assert_string_equal(text, "Sun, 06 Nov 1994 08:49:37 GMT");
+    clock_format_http_date(INT64_MAX, text);
+    assert_string_equal(text, "");
+}
+
+static void bytes_become_hex_and_base64(void **state)
+{
+    static const char *const expected[] = {"",         "Zg==",     "Zm8=",    "Zm9v",
+                                           "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"};
+    char out[16];
+
+    for (size_t len = 0; len < ARRAY_SIZE(expected); len++) {
+        assert_int_equal(encode_base64((const uint8_t *)"foobar", len, out), strlen(expected[len]));
+        assert_string_equal(out, expected[len]);
+    }
+    encode_hex((const uint8_t[]){0x00, 0xff, 0x1a}, 3, out);
+    assert_string_equal(out, "00ff1a");
+    for (int i = 0; i < 1000; i++)
+        assert_true(random_below(7) < 7);
+}
+
+static void log_lines_cannot_be_forged_by_a_peer(void **state)
+{
+    char line[512];
+    const struct log_field fields[] = {
+        LOG_SLICE("path", STR("/x\"\n{\\\x01\xff\xc3\xa9")),
+        LOG_INT("n", -5),
+        LOG_BOOL("ok", true),
+        LOG_STR("empty", ""),
+    };
+
+    log_format_line(LOG_JSON, LOG_NOTICE, 0, "seen", fields, ARRAY_SIZE(fields), line,
+                    sizeof(line));
+    assert_string_equal(
+        line, "{\"time\":\"1970-01-01T00:00:00.000Z\",\"level\":\"notice\",\"msg\":\"seen\","
+              "\"path\":\"/x\\\"\\u000a{\\\\\\u0001\\u00ff\xc3\xa9\",\"n\":-5,\"ok\":true}");
+    log_format_line(LOG_LOGFMT, LOG_DEBUG, 0, "two words", fields + 1, 2, line, sizeof(line));
+    assert_string_equal(line,
+                        "time=1970-01-01T00:00:00.000Z level=debug msg=\"two words\" n=-5 ok=true");
+}
+
+static void long_log_lines_are_cut_and_stay_well_formed(void **state)
+{
+    char line[256], big[1000];
+    memset(big, '"', sizeof(big));
+    const struct log_field fields[] = {LOG_SLICE("big", ((struct str){big, sizeof(big)})),
+                                       LOG_INT("lost", 1)};
+
+    size_t len =
+        log_format_line(LOG_JSON, LOG_INFO, 0, "m", fields, ARRAY_SIZE(fields), line, sizeof(line));
+    assert_true(len < sizeof(line));
+    assert_string_equal(line + len - strlen("\\\"\",\"cut\":true}"), "\\\"\",\"cut\":true}");
+    assert_null(strstr(line, "lost"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(buf_keeps_order_and_never_exceeds_its_capacity),
+        cmocka_unit_test(list_members_leave_without_a_search),
+        cmocka_unit_test(numbers_are_read_strictly),
+        cmocka_unit_test(split_gives_every_piece_once),
+        cmocka_unit_test(copies_are_terminated_and_refused_when_too_long),
+        cmocka_unit_test(times_are_written_as_the_rfcs_want),
+        cmocka_unit_test(bytes_become_hex_and_base64),
+        cmocka_unit_test(log_lines_cannot_be_forged_by_a_peer),
+        cmocka_unit_test(long_log_lines_are_cut_and_stay_well_formed),
+    };
+    return cmocka_run_group_tests_name("base", tests, NULL, NULL);
+}
