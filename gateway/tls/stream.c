@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "gateway/tls/stream.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+
+#include "gateway/base/mem.h"
+#include "gateway/tls/handshake.h"
+#include "gateway/tls/identity.h"
+#include "gateway/tls/openssl_error.h"
+#include "gateway/tls/server_private.h"
+
+struct stream {
+    int fd;           /* owned */
+    bool established; /* the handshake is done; always for plain streams */
+    bool failed;      /* nothing more can be done with it but stream_free() */
+    bool misbehaved;  /* failed by what TLS forbids: its session must not be resumed (RFC 8446, 6.2) */
+    bool read_dry;    /* the last read found no whole record, neither buffered nor on the socket */
+    bool resumption_allowed;   /* once a connection */
+    struct tls_server *server; /* borrowed, see stream_new_tls(); NULL for plain streams */
+    SSL *ssl;                  /* owned; NULL for plain streams */
+    struct session_origin origin;
+    struct stream_peer peer;
+    struct handshake_notes
+        notes; /* `notes.error` holds the stream's error, of plain ones as well */
+};
+
+struct stream *stream_new_plain(int fd)
+{
+    struct stream *stream = mem_new(struct stream);
+
+    stream->fd = fd;
+    stream->established = true;
+    return stream;
+}
+
+/* When OpenSSL has no memory for it, the handshake will say so. */
+struct stream *stream_new_tls(struct tls_server *server, int fd)
+{
+    struct stream *stream = mem_new(struct stream);
+
+    stream->fd = fd;
+    stream->server = server;
+    ERR_clear_error();
+    stream->ssl = SSL_new(server->context);
+    if (stream->ssl != NULL && SSL_set_fd(stream->ssl, fd) == 1) {
+        (void)SSL_set_app_data(stream->ssl, &stream->notes);
+        SSL_set_accept_state(stream->ssl);
+        return stream;
+    }
+    stream->failed = true;
+    str_copy_cut(stream->notes.error, sizeof(stream->notes.error), STR("OpenSSL is out of memory"));
+    return stream;
+}
+
+void stream_free(struct stream **stream_at)
+{
+    struct stream *stream = *stream_at;
+
+    *stream_at = NULL;
+    if (stream == NULL)
+        return;
+    /* Otherwise SSL_free() forgets the session of a connection that ended without our close_notify.
+     */
+    if (stream->ssl != NULL && stream->established && !stream->misbehaved)
+        SSL_set_shutdown(stream->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
+    SSL_free(stream->ssl);
+    session_facts_unref(&stream->notes.facts);
+    identity_clear(&stream->peer);
+    (void)close(stream->fd);
+    mem_free(stream);
+}
+
+static enum stream_result stream_fail(struct stream *stream, struct str text)
+{
+    stream->failed = true;
+    if (stream->notes.error[0] == '\0')
+        str_copy_cut(stream->notes.error, sizeof(stream->notes.error), text);
+    return STREAM_ERROR;
+}
+
+static enum stream_result stream_fail_errno(struct stream *stream, int error_number)
+{
+    char text[160];
+
+    if (error_number == 0)
+        return stream_fail(stream, STR("the peer closed the connection"));
+    errno = error_number;
+    (void)snprintf(text, sizeof(text), "the connection broke: %m");
+    return stream_fail(stream, str_c(text));
+}
+
+static enum stream_result stream_fail_tls(struct stream *stream)
+{
+    char text[160];
+
+    stream->misbehaved = true;
+    openssl_error_take(text, sizeof(text));
+    return stream_fail(stream, str_c(text));
+}
+
+/* Of a call of OpenSSL's that returned `status`, which was no success. */
+static enum stream_result stream_outcome(struct stream *stream, int status)
+{
+    int error_number = errno;
+
+    switch (SSL_get_error(stream->ssl, status)) {
+    case SSL_ERROR_WANT_READ:
+        return STREAM_WANT_READ;
+    case SSL_ERROR_WANT_WRITE:
+        return STREAM_WANT_WRITE;
+    case SSL_ERROR_ZERO_RETURN:
+        if (stream->notes.close_notify)
+            return STREAM_CLOSED;
+        return stream_fail(stream, STR("the peer closed the connection without close_notify"));
+    case SSL_ERROR_SYSCALL:
+        return stream_fail_errno(stream, error_number);
+    default:
+        return stream_fail_tls(stream);
+    }
+}
+
+static enum stream_result stream_outcome_plain(struct stream *stream,
+                                               enum stream_result when_blocked)
+{
+    if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)
+        return when_blocked;
+    return stream_fail_errno(stream, errno);
+}
+
+/* Before each call into OpenSSL: its verdict is read from the thread's queue and from errno. */
+static void clear_errors(void)
+{
+    ERR_clear_error();
+    errno = 0;
+}
+
+static int64_t earlier(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static void stream_note_issuer(struct stream *stream, const struct trust_ca *ca)
+{
+    struct stream_peer *peer = &stream->peer;
+
+    stream->origin.not_after_ms = peer->credentials.certificate_expires_ms;
+    if (ca == NULL)
+        return;
+    stream->origin.issuer = trust_ca_index(stream->server->trust, ca);
+    stream->origin.not_after_ms = earlier(stream->origin.not_after_ms, ca->crl_expires_ms);
+    peer->credentials.issuer = ca->state;
+    peer->issuer_certificate = ca->digest;
+    str_copy_cut(peer->issuer, sizeof(peer->issuer), str_c(ca->name));
+}
+
+/* On a resumed session there is no chain; the session remembers what it led to. False: not a
+ * session of ours. */
+static bool stream_find_issuer(struct stream *stream, const struct trust_ca **out)
+{
+    const struct trust *trust = stream->server->trust;
+    size_t index;
+
+    if (!SSL_session_reused(stream->ssl)) {
+        *out = trust_find_issuer(trust, SSL_get0_verified_chain(stream->ssl));
+        return true;
+    }
+    if (!resumption_recall(stream->ssl, &index))
+        return false;
+    *out = trust_ca_at(trust, index);
+    return true;
+}
+
+static enum stream_result stream_establish(struct stream *stream)
+{
+    X509 *certificate = SSL_get0_peer_certificate(stream->ssl);
+    struct stream_peer *peer = &stream->peer;
+    const struct trust_ca *ca;
+
+    stream->origin = (struct session_origin){.issuer = SIZE_MAX, .not_after_ms = INT64_MAX};
+    if (!stream_find_issuer(stream, &ca))
+        return stream_fail(stream, STR("a session was resumed that is not ours"));
+    peer->credentials.handshake =
+        SSL_session_reused(stream->ssl) ? HANDSHAKE_RESUMED : HANDSHAKE_FULL;
+    peer->certificate_expired = stream->notes.certificate_expired;
+    if (certificate != NULL) {
+        if (!identity_read(certificate, peer))
+            return stream_fail(stream, STR("out of memory"));
+        stream_note_issuer(stream, ca);
+    }
+    stream->established = true;
+    return STREAM_DONE;
+}
+
+enum stream_result stream_handshake(struct stream *stream)
+{
+    if (stream->failed)
+        return STREAM_ERROR;
+    if (stream->established)
+        return STREAM_DONE;
+    clear_errors();
+    int status = SSL_do_handshake(stream->ssl);
+    if (status == 1)
+        return stream_establish(stream);
+    enum stream_result result = stream_outcome(stream, status);
+    /* A close_notify here is no orderly end. */
+    return result == STREAM_CLOSED ? stream_fail(stream, STR("the peer closed the connection"))
+                                   : result;
+}
+
+int stream_fd(const struct stream *stream)
+{
+    return stream->fd;
+}
+
+const struct stream_peer *stream_peer(const struct stream *stream)
+{
+    return stream->ssl != NULL && stream->established ? &stream->peer : NULL;
+}
+
+const char *stream_version(const struct stream *stream)
+{
+    return stream->server != NULL && stream->ssl != NULL ? SSL_get_version(stream->ssl) : "plain";
+}
+
+const char *stream_server_name(const struct stream *stream)
+{
+    return stream->notes.server_name;
+}
+
+bool stream_peer_uid(const struct stream *stream, uint32_t *out_uid)
+{
+    struct ucred credentials;
+    int domain;
+    socklen_t domain_len = sizeof(domain), credentials_len = sizeof(credentials);
+
+    if (getsockopt(stream->fd, SOL_SOCKET, SO_DOMAIN, &domain, &domain_len) != 0 ||
+        domain != AF_UNIX ||
+        getsockopt(stream->fd, SOL_SOCKET, SO_PEERCRED, &credentials, &credentials_len) != 0)
+        return false;
+    *out_uid = credentials.uid;
+    return true;
+}
+
+const char *stream_error(const struct stream *stream)
+{
+    return stream->notes.error;
+}
+
+void stream_allow_resumption(struct stream *stream)
+{
+    if (stream->ssl == NULL || !stream->established || stream->failed || stream->resumption_allowed)
+        return;
+    stream->resumption_allowed = true;
+    clear_errors();
+    resumption_allow(stream->server->resumption, stream->ssl, &stream->origin);
+    ERR_clear_error();
+}
+
+void stream_forget_session(struct stream *stream)
+{
+    if (stream->ssl != NULL && stream->established)
+        resumption_forget(stream->server->resumption, stream->ssl);
+}
+
+static enum stream_result read_plain(struct stream *stream, void *data, size_t size,
+                                     size_t *out_len)
+{
+    ssize_t n = recv(stream->fd, data, size, 0);
+
+    if (n < 0)
+        return stream_outcome_plain(stream, STREAM_WANT_READ);
+    if (n == 0)
+        return STREAM_CLOSED;
+    *out_len = (size_t)n;
+    return STREAM_DONE;
+}
+
+static enum stream_result read_tls(struct stream *stream, void *data, size_t size, size_t *out_len)
+{
+    clear_errors();
+    int status = SSL_read_ex(stream->ssl, data, size, out_len);
+    enum stream_result result = status == 1 ? STREAM_DONE : stream_outcome(stream, status);
+    stream->read_dry = result == STREAM_WANT_READ;
+    return result;
+}
+
+enum stream_result stream_read(struct stream *stream, void *data, size_t size, size_t *out_len)
+{
+    assert(size > 0 && stream->established);
+    if (stream->failed)
+        return STREAM_ERROR;
+    return stream->ssl != NULL ? read_tls(stream, data, size, out_len)
+                               : read_plain(stream, data, size, out_len);
+}
+
+static enum stream_result write_plain(struct stream *stream, const void *data, size_t len,
+                                      size_t *out_len)
+{
+    ssize_t n = send(stream->fd, data, len, MSG_NOSIGNAL);
+
+    if (n < 0)
+        return stream_outcome_plain(stream, STREAM_WANT_WRITE);
+    *out_len = (size_t)n;
+    return STREAM_DONE;
+}
+
+static enum stream_result write_tls(struct stream *stream, const void *data, size_t len,
+                                    size_t *out_len)
+{
+    clear_errors();
+    int status = SSL_write_ex(stream->ssl, data, len, out_len);
+    return status == 1 ? STREAM_DONE : stream_outcome(stream, status);
+}
+
+enum stream_result stream_write(struct stream *stream, const void *data, size_t len,
+                                size_t *out_len)
+{
+    assert(len > 0 && stream->established);
+    if (stream->failed)
+        return STREAM_ERROR;
+    return stream->ssl != NULL ? write_tls(stream, data, len, out_len)
+                               : write_plain(stream, data, len, out_len);
+}
+
+/* SSL_has_pending() counts a part of a record, too, which only the socket can complete. */
+bool stream_has_pending(const struct stream *stream)
+{
+    if (stream->ssl == NULL || stream->failed)
+        return false;
+    return SSL_pending(stream->ssl) > 0 || (!stream->read_dry && SSL_has_pending(stream->ssl) == 1);
+}
+
+static enum stream_result send_close_notify(struct stream *stream)
+{
+    clear_errors();
+    /* A ticket may still wait for room on the socket. */
+    int status = SSL_in_init(stream->ssl) ? SSL_do_handshake(stream->ssl) : 1;
+    if (status == 1)
+        status = SSL_shutdown(stream->ssl);
+    return status >= 0 ? STREAM_DONE : stream_outcome(stream, status);
+}
+
+enum stream_result stream_shutdown(struct stream *stream)
+{
+    enum stream_result result = STREAM_DONE;
+
+    if (stream->ssl != NULL && stream->established && !stream->failed)
+        result = send_close_notify(stream);
+    if (result == STREAM_WANT_READ || result == STREAM_WANT_WRITE)
+        return result;
+    if (shutdown(stream->fd, SHUT_WR) != 0 && result == STREAM_DONE)
+        return stream_fail_errno(stream, errno);
+    return result;
+}
