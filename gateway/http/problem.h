@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Refusals that a device can read: application/problem+json (RFC 9457), one shape for every reason.
+ */
+#pragma once
+
+#include "gateway/base/macros.h"
+#include "gateway/base/str.h"
+#include "policy/reason.h"
+
+enum { PROBLEM_MAX = 1536 };
+
+/* {"type":"urn:device-gateway:reason:key-denied","title":…,"status":403,"reason":"key-denied","detail":…,"request_id":…}
+ * `detail` may be NULL; it is escaped and cut to what fits. Returns the length. */
+size_t problem_format(enum reason reason, const char *detail, const char *request_id,
+                      char out[PROBLEM_MAX]);
+
+/* Seconds for Retry-After; 0: send none. */
+int problem_retry_after(enum reason reason);
