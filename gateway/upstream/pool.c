@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "gateway/upstream/pool.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdalign.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "gateway/base/clock.h"
+#include "gateway/base/encode.h"
+#include "gateway/base/mem.h"
+
+/* How long a server that could not be reached comes last. */
+enum { AVOID_MS = 2000 };
+/* Of a response's head. */
+enum { RESPONSE_HEAD_MAX = 64 * 1024, RESPONSE_FIELDS_MAX = 200 };
+
+static size_t events_aligned(size_t size)
+{
+    return (size + alignof(max_align_t) - 1) / alignof(max_align_t) * alignof(max_align_t);
+}
+
+void *events_new_owner(size_t size, size_t n)
+{
+    return mem_zalloc(events_aligned(size) + n * events_aligned(event_get_struct_event_size()));
+}
+
+struct event *events_behind(void *owner, size_t size, size_t i)
+{
+    return (void *)((char *)owner + events_aligned(size) +
+                    i * events_aligned(event_get_struct_event_size()));
+}
+
+static void pool_conn_unref(struct pool_conn *conn)
+{
+    assert(conn->refs > 0);
+    if (--conn->refs > 0)
+        return;
+    http_parser_free(&conn->parser);
+    mem_free(conn);
+}
+
+void pool_conn_close(struct pool_conn **conn_at)
+{
+    struct pool_conn *conn = *conn_at;
+
+    *conn_at = NULL;
+    if (conn == NULL)
+        return;
+    event_del(conn->readable);
+    event_del(conn->writable);
+    close(conn->fd);
+    conn->fd = -1;
+    if (list_is_linked(&conn->link)) {
+        list_remove(&conn->link);
+        conn->pool->n_kept--;
+    }
+    conn->pool->n_conns--;
+    pool_conn_unref(conn);
+}
+
+/* libevent's entry for every connection. The reference keeps the events' memory while their own
+ * callback runs. */
+static void pool_conn_on_event(evutil_socket_t fd, short what, void *arg)
+{
+    struct pool_conn *conn = arg;
+    struct pool_conn *closing = conn;
+
+    conn->refs++;
+    if (conn->on_io != NULL)
+        conn->on_io(what & (EV_READ | EV_WRITE), conn->arg);
+    else
+        pool_conn_close(&closing); /* kept: nothing may come, not even the end */
+    pool_conn_unref(conn);
+}
+
+void pool_conn_read_on(struct pool_conn *conn)
+{
+    if (conn->reading)
+        return;
+    event_add(conn->readable, NULL);
+    conn->reading = true;
+}
+
+void pool_conn_read_pause(struct pool_conn *conn)
+{
+    if (!conn->reading)
+        return;
+    event_del(conn->readable);
+    conn->reading = false;
+}
+
+void pool_conn_await_writable(struct pool_conn *conn)
+{
+    event_add(conn->writable, NULL);
+}
+
+enum pool_io pool_conn_read(struct pool_conn *conn, char *data, size_t size, size_t *out_len)
+{
+    ssize_t n;
+
+    do {
+        n = recv(conn->fd, data, size, MSG_DONTWAIT);
+    } while (n < 0 && errno == EINTR);
+    if (n == 0)
+        return POOL_IO_EOF;
+    if (n < 0)
+        return errno == EAGAIN || errno == EWOULDBLOCK ? POOL_IO_WAIT : POOL_IO_ERROR;
+    *out_len = (size_t)n;
+    return POOL_IO_DONE;
+}
+
+enum pool_io pool_conn_write(struct pool_conn *conn, struct iovec *pieces, size_t n_pieces,
+                             size_t *out_len)
+{
+    const struct msghdr message = {.msg_iov = pieces, .msg_iovlen = n_pieces};
+    ssize_t n;
+
+    do {
+        n = sendmsg(conn->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    } while (n < 0 && errno == EINTR);
+    if (n < 0)
+        return errno == EAGAIN || errno == EWOULDBLOCK ? POOL_IO_WAIT : POOL_IO_ERROR;
+    *out_len = (size_t)n;
+    return POOL_IO_DONE;
+}
+
+/* Nothing to read and no end: what a connection must look like before a request goes out on it. */
+static bool pool_conn_is_quiet(const struct pool_conn *conn)
+{
+    char byte;
+
+    return recv(conn->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
+           (errno == EAGAIN || errno == EWOULDBLOCK);
+}
+
+static struct pool_conn *pool_oldest(const struct upstream_pool *pool)
+{
+    return list_is_empty(&pool->kept) ? NULL : list_entry(pool->kept.prev, struct pool_conn, link);
+}
+
+static void pool_arm_expiry(struct upstream_pool *pool)
+{
+    const struct pool_conn *oldest = pool_oldest(pool);
+
+    if (oldest == NULL)
+        return;
+    int64_t left = oldest->expires_ms - clock_monotonic_ms();
+    if (left < 0)
+        left = 0;
+    const struct timeval in = {.tv_sec = left / 1000, .tv_usec = left % 1000 * 1000};
+    event_add(pool->expiry, &in);
+}
+
+/* The timer is not moved when connections leave the stack: then it finds nothing to do, and waits
+ * for the next. */
+static void pool_on_expiry(evutil_socket_t fd, short what, void *arg)
+{
+    struct upstream_pool *pool = arg;
+    int64_t now = clock_monotonic_ms();
+    struct pool_conn *oldest;
+
+    while ((oldest = pool_oldest(pool)) != NULL && oldest->expires_ms <= now)
+        pool_conn_close(&oldest);
+    pool_arm_expiry(pool);
+}
+
+struct upstream_pool *upstream_pool_new(const struct upstream_pool_params *params)
+{
+    struct upstream_pool *pool = events_new_owner(sizeof(*pool), 1);
+
+    pool->params = *params;
+    pool->refs = 1;
+    list_init(&pool->kept);
+    servers_init(&pool->servers, params->backend);
+    /* Several workers should not all begin with the same server. */
+    pool->next_server = pool->servers.n > 0 ? random_below((uint32_t)pool->servers.n) : 0;
+    pool->expiry = events_behind(pool, sizeof(*pool), 0);
+    event_assign(pool->expiry, params->base, -1, 0, pool_on_expiry, pool);
+    return pool;
+}
+
+void pool_ref(struct upstream_pool *pool)
+{
+    pool->refs++;
+}
+
+void pool_unref(struct upstream_pool *pool)
+{
+    assert(pool->refs > 0);
+    if (--pool->refs > 0)
+        return;
+    assert(pool->n_conns == 0);
+    event_del(pool->expiry);
+    servers_deinit(&pool->servers);
+    mem_free(pool);
+}
+
+void upstream_pool_unref(struct upstream_pool **pool_at)
+{
+    struct upstream_pool *pool = *pool_at;
+    struct pool_conn *oldest;
+
+    *pool_at = NULL;
+    if (pool == NULL)
+        return;
+    pool->closing = true;
+    while ((oldest = pool_oldest(pool)) != NULL)
+        pool_conn_close(&oldest);
+    pool_unref(pool);
+}
+
+size_t upstream_pool_connections(const struct upstream_pool *pool)
+{
+    return pool->n_conns;
+}
+
+size_t pool_server_index(const struct upstream_pool *pool, const struct server *server)
+{
+    return (size_t)(server - pool->servers.all);
+}
+
+struct server *pool_pick(struct upstream_pool *pool, uint64_t tried)
+{
+    struct server *second_choice = NULL;
+    size_t n = pool->servers.n;
+    int64_t now = clock_monotonic_ms();
+
+    for (size_t i = 0; i < n; i++) {
+        size_t at = (pool->next_server + i) % n;
+        struct server *server = &pool->servers.all[at];
+        if (tried & UINT64_C(1) << at)
+            continue;
+        if (server->avoid_until_ms <= now) {
+            pool->next_server = (at + 1) % n;
+            return server;
+        }
+        if (second_choice == NULL)
+            second_choice = server;
+    }
+    return second_choice;
+}
+
+void pool_avoid(struct upstream_pool *pool, struct server *server)
+{
+    server->avoid_until_ms = clock_monotonic_ms() + AVOID_MS;
+}
+
+static struct pool_conn *pool_find_kept(struct upstream_pool *pool, const struct server *server)
+{
+    for (struct list *link = pool->kept.next; link != &pool->kept; link = link->next) {
+        struct pool_conn *conn = list_entry(link, struct pool_conn, link);
+        if (conn->server == server)
+            return conn;
+    }
+    return NULL;
+}
+
+struct pool_conn *pool_take_kept(struct upstream_pool *pool, const struct server *server,
+                                 pool_conn_fn *on_io, void *arg)
+{
+    struct pool_conn *conn;
+
+    while ((conn = pool_find_kept(pool, server)) != NULL) {
+        if (!pool_conn_is_quiet(conn)) {
+            pool_conn_close(&conn);
+            continue;
+        }
+        list_remove(&conn->link);
+        pool->n_kept--;
+        conn->on_io = on_io;
+        conn->arg = arg;
+        return conn;
+    }
+    return NULL;
+}
+
+bool pool_has_room(struct upstream_pool *pool)
+{
+    struct pool_conn *oldest = pool_oldest(pool);
+
+    if (pool->n_conns >= pool->params.backend->max_connections && oldest != NULL)
+        pool_conn_close(&oldest);
+    return pool->n_conns < pool->params.backend->max_connections;
+}
+
+static struct pool_conn *pool_conn_new(struct upstream_pool *pool, struct server *server, int fd)
+{
+    const struct http_parser_limits limits = {.head_max = RESPONSE_HEAD_MAX,
+                                              .fields_max = RESPONSE_FIELDS_MAX};
+    struct pool_conn *conn = events_new_owner(sizeof(*conn), 2);
+
+    list_init(&conn->link);
+    conn->pool = pool;
+    conn->server = server;
+    conn->fd = fd;
+    conn->refs = 1;
+    conn->parser = http_parser_new(HTTP_PARSER_RESPONSE, limits);
+    conn->readable = events_behind(conn, sizeof(*conn), 0);
+    conn->writable = events_behind(conn, sizeof(*conn), 1);
+    event_assign(conn->readable, pool->params.base, fd, EV_READ | EV_PERSIST, pool_conn_on_event,
+                 conn);
+    event_assign(conn->writable, pool->params.base, fd, EV_WRITE, pool_conn_on_event, conn);
+    pool->n_conns++;
+    return conn;
+}
+
+enum connect_result pool_connect(struct upstream_pool *pool, struct server *server,
+                                 pool_conn_fn *on_io, void *arg, struct pool_conn **out_conn,
+                                 int *out_error)
+{
+    int fd;
+    enum connect_result result = connect_begin(server, &fd, out_error);
+
+    if (result == CONNECT_LATER || result == CONNECT_FAILED)
+        return result;
+    struct pool_conn *conn = pool_conn_new(pool, server, fd);
+    conn->on_io = on_io;
+    conn->arg = arg;
+    if (result == CONNECT_PENDING)
+        pool_conn_await_writable(conn);
+    *out_conn = conn;
+    return result;
+}
+
+void pool_keep(struct pool_conn **conn_at)
+{
+    struct pool_conn *conn = *conn_at;
+    struct upstream_pool *pool = conn->pool;
+    size_t limit = pool->params.backend->keepalive_connections;
+    struct pool_conn *oldest = pool_oldest(pool);
+
+    if (pool->closing || limit == 0) {
+        pool_conn_close(conn_at);
+        return;
+    }
+    if (pool->n_kept >= limit)
+        pool_conn_close(&oldest);
+    *conn_at = NULL;
+    http_parser_next(conn->parser);
+    event_del(conn->writable);
+    pool_conn_read_on(conn);
+    conn->on_io = NULL;
+    conn->arg = NULL;
+    conn->reused = true;
+    conn->expires_ms = clock_monotonic_ms() + pool->params.backend->keepalive_timeout_ms;
+    list_push_front(&pool->kept, &conn->link);
+    pool->n_kept++;
+    if (!event_pending(pool->expiry, EV_TIMEOUT, NULL))
+        pool_arm_expiry(pool);
+}

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The connections of one backend: which server comes next, what is kept, what is in use. For
+ * upstream.c and response.c alone.
+ *
+ *              pool_connect()             pool_keep()
+ *      (none) ────────────────▶ in use ────────────────▶ kept
+ *                               │    ▲                   │  │
+ *             pool_conn_close() │    └───────────────────┘  │ idle too long, bytes, end of file
+ *                               ▼      pool_take_kept()     ▼
+ *                             closed                      closed
+ *
+ * A kept connection has nothing to say: whatever comes on it, bytes or the end, closes it. They
+ * form a stack, the most recently used on top, because that one is the likeliest to live; all wait
+ * equally long, so the one at the bottom is always the first to expire and one timer serves them
+ * all. */
+#pragma once
+
+#include <event2/event.h>
+#include <sys/uio.h>
+
+#include "gateway/base/list.h"
+#include "gateway/http/parser.h"
+#include "gateway/upstream/connect.h"
+#include "gateway/upstream/upstream.h"
+
+/* Events are embedded in their owners, but not by type: policy has a `struct event` of its own. An
+ * owner of `size` bytes and the memory of `n` events behind it are one zeroed allocation;
+ * events_behind() finds the i-th. */
+void *events_new_owner(size_t size, size_t n) MUST_CHECK;
+struct event *events_behind(void *owner, size_t size, size_t i);
+
+struct upstream_pool {
+    struct upstream_pool_params params;
+    struct servers servers;
+    size_t next_server;
+    struct list kept; /* struct pool_conn, most recently used first */
+    size_t n_kept;
+    size_t n_conns;       /* in use and kept */
+    struct event *expiry; /* behind this struct */
+    size_t refs;          /* the owner's and one of each exchange */
+    bool closing;         /* the owner has let go: nothing is kept any more */
+};
+
+/* EV_READ, EV_WRITE or both have happened. From the event loop only; may close the connection. */
+typedef void pool_conn_fn(short what, void *arg);
+
+/* The pool's while kept, the exchange's while in use. */
+struct pool_conn {
+    struct list link; /* in pool->kept while kept */
+    struct upstream_pool
+        *pool; /* borrowed: the user holds a reference, and its end closes the kept ones */
+    struct server *server; /* borrowed from the pool */
+    int fd;
+    struct event *readable;     /* behind this struct; persistent; may be paused while in use */
+    struct event *writable;     /* behind this struct; once */
+    struct http_parser *parser; /* owned */
+    pool_conn_fn *on_io;        /* NULL while kept */
+    void *arg;
+    int64_t expires_ms; /* while kept */
+    bool reading;       /* `readable` is pending */
+    bool reused;        /* it was kept before */
+    size_t refs;        /* open, and inside its own callback */
+};
+
+void pool_ref(struct upstream_pool *pool);
+void pool_unref(struct upstream_pool *pool);
+
+/* The next server in turn that is not in the set `tried`, those that can be avoided last; NULL when
+ * there is none left. */
+struct server *pool_pick(struct upstream_pool *pool, uint64_t tried);
+size_t pool_server_index(const struct upstream_pool *pool, const struct server *server);
+void pool_avoid(struct upstream_pool *pool, struct server *server);
+
+/* A kept connection to `server` that was alive a moment ago; NULL when there is none. Reads from
+ * now on. */
+struct pool_conn *pool_take_kept(struct upstream_pool *pool, const struct server *server,
+                                 pool_conn_fn *on_io, void *arg);
+
+/* False when all connections that may be are in use; closes a kept one where that helps. */
+bool pool_has_room(struct upstream_pool *pool) MUST_CHECK;
+/* Call only when pool_has_room(). With DONE and PENDING there is a connection: one that is PENDING
+ * reports EV_WRITE when connect_outcome() is known, and does not read before pool_conn_read_on().
+ */
+enum connect_result pool_connect(struct upstream_pool *pool, struct server *server,
+                                 pool_conn_fn *on_io, void *arg, struct pool_conn **out_conn,
+                                 int *out_error) MUST_CHECK;
+
+/* Hands a connection back, whose last exchange ended so that another may follow. Closes it if none
+ * more can be kept. Clears the pointer. */
+void pool_keep(struct pool_conn **conn);
+/* Clears the pointer; NULL inside is fine. */
+void pool_conn_close(struct pool_conn **conn);
+
+void pool_conn_read_on(struct pool_conn *conn);
+void pool_conn_read_pause(struct pool_conn *conn);
+void pool_conn_await_writable(struct pool_conn *conn);
+
+enum pool_io {
+    POOL_IO_DONE,  /* *out_len bytes, at least one */
+    POOL_IO_WAIT,  /* not now */
+    POOL_IO_EOF,   /* the backend has ended its side */
+    POOL_IO_ERROR, /* errno says what */
+};
+enum pool_io pool_conn_read(struct pool_conn *conn, char *data, size_t size,
+                            size_t *out_len) MUST_CHECK;
+enum pool_io pool_conn_write(struct pool_conn *conn, struct iovec *pieces, size_t n,
+                             size_t *out_len) MUST_CHECK;

@@ -1,0 +1,587 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The life of an exchange, and its request half. States and deadlines: private.h.
+ *
+ * Everything that may call back runs from one of three entries, all from the event loop: on_kick
+ * (what calls of the caller have put off), on_io (the connection) and on_timer. Each holds a
+ * reference around its work, so any callback may abort the exchange, and looks at `closed` after
+ * calling out. Calls of the caller only change buffers and states, and activate the kick; so the
+ * head and the body pieces of one turn leave in one write. */
+#include "gateway/upstream/private.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "gateway/base/clock.h"
+#include "gateway/base/log.h"
+#include "gateway/base/mem.h"
+
+enum {
+    OUT_MIN = 4096,        /* of the outgoing buffer, whatever the configuration says */
+    LAST_CHUNK_LEN = 5,    /* "0\r\n\r\n" */
+    CONNECT_LATER_MS = 10, /* until a full queue of a Unix socket is tried again */
+    FRAMING_RESERVE = HTTP_CHUNK_OVERHEAD + LAST_CHUNK_LEN,
+};
+
+#define STATE_BIT(state) (1U << (state))
+
+void upstream_set_request_state(struct upstream *upstream, enum request_state state)
+{
+    static const char *const names[] = {"waiting", "sending", "sent", "abandoned"};
+    static const unsigned moves[] = {
+        [REQUEST_WAITING] = STATE_BIT(REQUEST_SENDING),
+        [REQUEST_SENDING] =
+            STATE_BIT(REQUEST_WAITING) | STATE_BIT(REQUEST_SENT) | STATE_BIT(REQUEST_ABANDONED),
+        [REQUEST_SENT] = STATE_BIT(REQUEST_WAITING),
+        [REQUEST_ABANDONED] = STATE_BIT(REQUEST_WAITING),
+    };
+
+    assert(moves[upstream->request] & STATE_BIT(state));
+    log_write(LOG_DEBUG, "request to the backend", LOG_STR("state", names[state]),
+              LOG_STR("server", upstream_server(upstream)));
+    upstream->request = state;
+    upstream->progress_ms = clock_monotonic_ms();
+    if (state == REQUEST_SENT || state == REQUEST_ABANDONED) {
+        upstream->request_end_ms = upstream->progress_ms;
+        buf_release(&upstream->out);
+    }
+}
+
+void upstream_set_response_state(struct upstream *upstream, enum response_state state)
+{
+    static const char *const names[] = {"waiting", "head", "body", "done", "failed"};
+    static const unsigned moves[] = {
+        [RESPONSE_WAITING] = STATE_BIT(RESPONSE_HEAD) | STATE_BIT(RESPONSE_FAILED),
+        [RESPONSE_HEAD] =
+            STATE_BIT(RESPONSE_WAITING) | STATE_BIT(RESPONSE_BODY) | STATE_BIT(RESPONSE_FAILED),
+        [RESPONSE_BODY] = STATE_BIT(RESPONSE_DONE) | STATE_BIT(RESPONSE_FAILED),
+        [RESPONSE_DONE] = 0,
+        [RESPONSE_FAILED] = 0,
+    };
+
+    assert(moves[upstream->response] & STATE_BIT(state));
+    log_write(LOG_DEBUG, "response of the backend", LOG_STR("state", names[state]),
+              LOG_STR("server", upstream_server(upstream)));
+    upstream->response = state;
+    if (state == RESPONSE_BODY)
+        upstream->progress_ms = clock_monotonic_ms();
+    if (state == RESPONSE_DONE || state == RESPONSE_FAILED)
+        buf_release(&upstream->in);
+}
+
+static bool upstream_has_unsent(const struct upstream *upstream)
+{
+    return upstream->head_sent < upstream->head_len || !buf_is_empty(&upstream->out);
+}
+
+/* --- deadlines -------------------------------------------------------------------------------- */
+
+/* 0: none. */
+static int64_t upstream_deadline(const struct upstream *upstream)
+{
+    const struct config_backend *backend = upstream->pool->params.backend;
+
+    if (upstream->closed || upstream->response == RESPONSE_DONE ||
+        upstream->response == RESPONSE_FAILED)
+        return 0;
+    if (upstream->request == REQUEST_WAITING)
+        return upstream->attempt_until_ms;
+    if (upstream->response == RESPONSE_BODY)
+        return upstream->awaiting ? upstream->progress_ms + backend->idle_timeout_ms : 0;
+    if (upstream->request != REQUEST_SENDING)
+        return upstream->request_end_ms + backend->response_timeout_ms;
+    return upstream_has_unsent(upstream) ? upstream->progress_ms + backend->idle_timeout_ms : 0;
+}
+
+/* Deadlines mostly move away; so a timer that is early enough is left alone, and looks again when
+ * it fires. */
+void upstream_update_deadline(struct upstream *upstream)
+{
+    int64_t deadline = upstream_deadline(upstream);
+
+    if (deadline == 0 || (upstream->timer_ms != 0 && upstream->timer_ms <= deadline))
+        return;
+    int64_t left = deadline - clock_monotonic_ms();
+    if (left < 1)
+        left = 1;
+    const struct timeval in = {.tv_sec = left / 1000, .tv_usec = left % 1000 * 1000};
+    event_add(upstream->timer, &in);
+    upstream->timer_ms = deadline;
+}
+
+/* --- the end ---------------------------------------------------------------------------------- */
+
+static void upstream_release(struct upstream *upstream)
+{
+    assert(upstream->refs > 0);
+    if (--upstream->refs > 0)
+        return;
+    assert(upstream->closed);
+    pool_unref(upstream->pool);
+    mem_free(upstream);
+}
+
+/* Runs once, in three situations: finished, aborted, failed. Afterwards nothing of it runs; the
+ * memory stays as long as one of our frames needs it. */
+static void upstream_close(struct upstream *upstream)
+{
+    assert(!upstream->closed);
+    upstream->closed = true;
+    event_del(upstream->kick);
+    event_del(upstream->timer);
+    pool_conn_close(&upstream->conn);
+    buf_release(&upstream->out);
+    buf_release(&upstream->in);
+    mem_free(upstream->head);
+    upstream->head = NULL;
+    upstream_release(upstream);
+}
+
+void upstream_note_failure(struct upstream *upstream, enum reason reason, const char *what,
+                           const char *why)
+{
+    (void)snprintf(upstream->failure_text, sizeof(upstream->failure_text), "%s%s%s", what,
+                   why[0] != '\0' ? ": " : "", why);
+    upstream->failure = (struct upstream_failure){
+        .result = upstream->ever_touched ? UPSTREAM_BROKEN : UPSTREAM_REFUSED,
+        .reason = reason,
+        .text = upstream->failure_text,
+    };
+    upstream_set_response_state(upstream, RESPONSE_FAILED);
+    pool_conn_close(&upstream->conn);
+    event_del(upstream->kick);
+    event_del(upstream->timer);
+}
+
+static void upstream_tell_failure(struct upstream *upstream)
+{
+    upstream_close(upstream);
+    upstream->handlers.on_failed(upstream->failure.result, upstream->failure.reason,
+                                 upstream->failure.text, upstream->arg);
+}
+
+void upstream_fail(struct upstream *upstream, enum reason reason, const char *what, const char *why)
+{
+    upstream_note_failure(upstream, reason, what, why);
+    upstream_tell_failure(upstream);
+}
+
+/* From calls of the caller. */
+static void upstream_fail_later(struct upstream *upstream, enum reason reason, const char *what)
+{
+    if (upstream->response == RESPONSE_DONE || upstream->response == RESPONSE_FAILED)
+        return;
+    upstream_note_failure(upstream, reason, what, "");
+    upstream->failing = true;
+    event_active(upstream->kick, EV_TIMEOUT, 0);
+}
+
+/* --- connecting ------------------------------------------------------------------------------- */
+
+static void upstream_on_io(short what, void *arg);
+static void upstream_send(struct upstream *upstream);
+
+static size_t upstream_servers_left(const struct upstream *upstream)
+{
+    return upstream->pool->servers.n - (size_t)__builtin_popcountll(upstream->tried);
+}
+
+static void upstream_connected(struct upstream *upstream)
+{
+    upstream->touched = false;
+    upstream->heard = false;
+    upstream->head_sent = 0;
+    if (upstream->is_head)
+        http_parser_expect_no_body(upstream->conn->parser);
+    upstream_set_request_state(upstream, REQUEST_SENDING);
+    pool_conn_read_on(upstream->conn);
+    upstream_send(upstream);
+}
+
+/* A new connection to upstream->server. What is left of connect_timeout is shared by the servers
+ * that are left, so that one which swallows packets leaves time for the next. False when this one
+ * could not even be begun with. */
+static bool upstream_connect(struct upstream *upstream, int *out_error)
+{
+    const struct timeval later = {.tv_usec = CONNECT_LATER_MS * 1000};
+    int64_t now = clock_monotonic_ms();
+    int64_t share = (upstream->connect_until_ms - now) / (int64_t)upstream_servers_left(upstream);
+
+    upstream->attempt_until_ms = now + (share > 1 ? share : 1);
+    switch (pool_connect(upstream->pool, upstream->server, upstream_on_io, upstream,
+                         &upstream->conn, out_error)) {
+    case CONNECT_DONE:
+        upstream->tried |= UINT64_C(1) << pool_server_index(upstream->pool, upstream->server);
+        upstream_connected(upstream);
+        return true;
+    case CONNECT_PENDING:
+        upstream->tried |= UINT64_C(1) << pool_server_index(upstream->pool, upstream->server);
+        return true;
+    case CONNECT_LATER:
+        upstream->attempt_until_ms = upstream->connect_until_ms;
+        event_add(upstream->kick, &later);
+        return true;
+    case CONNECT_FAILED:
+        break;
+    }
+    upstream->tried |= UINT64_C(1) << pool_server_index(upstream->pool, upstream->server);
+    return false;
+}
+
+/* One attempt with upstream->server; false when it failed at once, and another server may be tried.
+ */
+static bool upstream_attempt(struct upstream *upstream, int *out_error)
+{
+    if (!upstream->fresh_only) {
+        upstream->conn = pool_take_kept(upstream->pool, upstream->server, upstream_on_io, upstream);
+        if (upstream->conn != NULL) {
+            upstream_connected(upstream);
+            return true;
+        }
+    }
+    if (!pool_has_room(upstream->pool)) {
+        upstream_fail(upstream, REASON_BACKEND_BUSY, "max_connections is reached", "");
+        return true;
+    }
+    return upstream_connect(upstream, out_error);
+}
+
+/* Goes on to the next server until one may work. `why` is the error of the one before. */
+static void upstream_try(struct upstream *upstream, const char *why)
+{
+    int error = 0;
+
+    while (clock_monotonic_ms() < upstream->connect_until_ms) {
+        struct server *server = pool_pick(upstream->pool, upstream->tried);
+        if (server == NULL)
+            break;
+        upstream->server = server;
+        if (upstream_attempt(upstream, &error))
+            return;
+        pool_avoid(upstream->pool, server);
+        why = strerrordesc_np(error);
+    }
+    upstream_fail(upstream, REASON_BACKEND_UNAVAILABLE, "cannot connect",
+                  upstream->pool->servers.n > 0
+                      ? why
+                      : "the backend has no server that could be resolved");
+}
+
+static void upstream_connect_failed(struct upstream *upstream, const char *why)
+{
+    pool_conn_close(&upstream->conn);
+    event_del(upstream->kick);
+    pool_avoid(upstream->pool, upstream->server);
+    upstream_try(upstream, why);
+}
+
+void upstream_lost(struct upstream *upstream, const char *what, const char *why)
+{
+    bool harmless = !upstream->touched || (upstream->replayable && upstream->conn->reused);
+    bool silent = !upstream->heard && upstream->interims == 0;
+
+    if (!harmless || !silent || clock_monotonic_ms() >= upstream->connect_until_ms) {
+        upstream_fail(upstream, REASON_BACKEND_BROKEN, what, why);
+        return;
+    }
+    upstream->fresh_only = upstream->fresh_only || upstream->conn->reused;
+    pool_conn_close(&upstream->conn);
+    upstream_set_request_state(upstream, REQUEST_WAITING);
+    upstream_try(upstream, why);
+}
+
+/* --- sending ---------------------------------------------------------------------------------- */
+
+/* Space that a piece of body may use now; 0 while it would only be a crumb. */
+static size_t upstream_room(const struct upstream *upstream)
+{
+    size_t space = buf_space(&upstream->out);
+    size_t reserve = upstream->framing == HTTP_FRAMING_CHUNKED ? FRAMING_RESERVE : 0;
+
+    if (space <= reserve || space < upstream->out.capacity / 4)
+        return 0;
+    size_t room = space - reserve;
+    if (upstream->framing == HTTP_FRAMING_LENGTH && room > upstream->body_left)
+        room = (size_t)upstream->body_left;
+    return room;
+}
+
+/* Counts what the kernel took, and says whether something is left. */
+static bool upstream_took(struct upstream *upstream, size_t len)
+{
+    size_t of_head = upstream->head_len - upstream->head_sent;
+
+    upstream->touched = upstream->ever_touched = true;
+    upstream->progress_ms = clock_monotonic_ms();
+    if (of_head > len)
+        of_head = len;
+    upstream->head_sent += of_head;
+    buf_consume(&upstream->out, len - of_head);
+    return upstream_has_unsent(upstream);
+}
+
+/* The backend takes no more. It may have said why before it closed: an answer that arrived is still
+ * read. */
+static void upstream_not_taken(struct upstream *upstream, const char *why)
+{
+    if (!upstream->touched && upstream->response == RESPONSE_WAITING) {
+        upstream_lost(upstream, "sending the request", why);
+        return;
+    }
+    upstream_set_request_state(upstream, REQUEST_ABANDONED);
+}
+
+/* Writes what there is. */
+static void upstream_flush(struct upstream *upstream)
+{
+    struct str body = buf_peek(&upstream->out);
+    struct iovec pieces[] = {
+        {.iov_base = upstream->head + upstream->head_sent,
+         .iov_len = upstream->head_len - upstream->head_sent},
+        {.iov_base = upstream->out.mem != NULL ? upstream->out.mem + upstream->out.head : NULL,
+         .iov_len = body.len},
+    };
+    size_t taken;
+
+    if (upstream->request != REQUEST_SENDING || pieces[0].iov_len + body.len == 0)
+        return;
+    switch (pool_conn_write(upstream->conn, pieces, ARRAY_SIZE(pieces), &taken)) {
+    case POOL_IO_DONE:
+        if (upstream_took(upstream, taken))
+            pool_conn_await_writable(upstream->conn);
+        break;
+    case POOL_IO_WAIT:
+        pool_conn_await_writable(upstream->conn);
+        break;
+    case POOL_IO_EOF:
+    case POOL_IO_ERROR:
+        upstream_not_taken(upstream, strerrordesc_np(errno));
+        break;
+    }
+}
+
+static void upstream_send(struct upstream *upstream)
+{
+    upstream_flush(upstream);
+    if (upstream->closed)
+        return;
+    if (upstream->request == REQUEST_SENDING && upstream->finished &&
+        !upstream_has_unsent(upstream))
+        upstream_set_request_state(upstream, REQUEST_SENT);
+    /* Half a buffer, so that large bodies do not travel in crumbs. */
+    if (upstream->wants_room && buf_space(&upstream->out) >= upstream->out.capacity / 2) {
+        upstream->wants_room = false;
+        upstream->handlers.on_writable(upstream->arg);
+    }
+}
+
+/* --- the three entries ------------------------------------------------------------------------ */
+
+static void upstream_on_kick(evutil_socket_t fd, short what, void *arg)
+{
+    struct upstream *upstream = arg;
+
+    upstream->refs++;
+    if (upstream->failing)
+        upstream_tell_failure(upstream);
+    else if (upstream->request == REQUEST_WAITING && upstream->conn == NULL)
+        upstream_try(upstream, "no time was left");
+    else if (upstream->request == REQUEST_SENDING)
+        upstream_send(upstream);
+    upstream_update_deadline(upstream);
+    upstream_release(upstream);
+}
+
+static void upstream_on_connect_outcome(struct upstream *upstream)
+{
+    int error = connect_outcome(upstream->conn->fd);
+
+    if (error != 0)
+        upstream_connect_failed(upstream, strerrordesc_np(error));
+    else
+        upstream_connected(upstream);
+}
+
+static void upstream_on_io(short what, void *arg)
+{
+    struct upstream *upstream = arg;
+    const struct pool_conn *conn = upstream->conn;
+
+    upstream->refs++;
+    if (upstream->request == REQUEST_WAITING) {
+        upstream_on_connect_outcome(upstream);
+    } else {
+        if ((what & EV_WRITE) && upstream->request == REQUEST_SENDING)
+            upstream_send(upstream);
+        if ((what & EV_READ) && !upstream->closed && upstream->conn == conn)
+            response_on_readable(upstream);
+    }
+    upstream_update_deadline(upstream);
+    upstream_release(upstream);
+}
+
+static void upstream_on_deadline(struct upstream *upstream)
+{
+    if (upstream->request == REQUEST_WAITING)
+        upstream_connect_failed(upstream, upstream->conn != NULL ? "it took too long"
+                                                                 : "its queue stayed full");
+    else if (upstream->response == RESPONSE_BODY)
+        upstream_fail(upstream, REASON_BACKEND_TIMEOUT,
+                      "nothing of the body came within idle_timeout", "");
+    else if (upstream->request == REQUEST_SENDING)
+        upstream_fail(upstream, REASON_BACKEND_TIMEOUT,
+                      "nothing of the request was taken within idle_timeout", "");
+    else
+        upstream_fail(upstream, REASON_BACKEND_TIMEOUT, "no answer came within response_timeout",
+                      "");
+}
+
+static void upstream_on_timer(evutil_socket_t fd, short what, void *arg)
+{
+    struct upstream *upstream = arg;
+
+    upstream->refs++;
+    upstream->timer_ms = 0;
+    int64_t deadline = upstream_deadline(upstream);
+    if (deadline != 0 && deadline <= clock_monotonic_ms())
+        upstream_on_deadline(upstream);
+    upstream_update_deadline(upstream);
+    upstream_release(upstream);
+}
+
+/* --- calls ------------------------------------------------------------------------------------ */
+
+struct upstream *upstream_start(struct upstream_pool *pool, const struct upstream_request *request,
+                                const struct upstream_handlers *handlers, void *arg)
+{
+    struct upstream *upstream = events_new_owner(sizeof(*upstream), 2);
+    size_t out_size =
+        pool->params.config->http.buffer > OUT_MIN ? pool->params.config->http.buffer : OUT_MIN;
+
+    pool_ref(pool);
+    upstream->pool = pool;
+    upstream->handlers = *handlers;
+    upstream->arg = arg;
+    upstream->refs = 1;
+    upstream->framing = request->framing;
+    upstream->body_left = request->content_length;
+    upstream->is_head = request->is_head;
+    upstream->replayable = request->replayable && request->framing == HTTP_FRAMING_NONE;
+    upstream->finished = request->framing == HTTP_FRAMING_NONE;
+    upstream->connect_until_ms = clock_monotonic_ms() + pool->params.backend->connect_timeout_ms;
+    upstream->attempt_until_ms = upstream->connect_until_ms;
+    buf_init(&upstream->out, out_size + FRAMING_RESERVE);
+    buf_init(&upstream->in, RESPONSE_READ_SIZE);
+    upstream->kick = events_behind(upstream, sizeof(*upstream), 0);
+    upstream->timer = events_behind(upstream, sizeof(*upstream), 1);
+    event_assign(upstream->kick, pool->params.base, -1, 0, upstream_on_kick, upstream);
+    event_assign(upstream->timer, pool->params.base, -1, 0, upstream_on_timer, upstream);
+    upstream->head = mem_try_alloc(request->head.len);
+    if (upstream->head == NULL) {
+        upstream_fail_later(upstream, REASON_BACKEND_UNAVAILABLE,
+                            "no memory for the request's head");
+        return upstream;
+    }
+    memcpy(upstream->head, request->head.p, request->head.len);
+    upstream->head_len = request->head.len;
+    event_active(upstream->kick, EV_TIMEOUT, 0);
+    return upstream;
+}
+
+/* The backend's time to take something begins when there is something to take. */
+static void upstream_begin_unsent(struct upstream *upstream)
+{
+    if (!upstream_has_unsent(upstream))
+        upstream->progress_ms = clock_monotonic_ms();
+}
+
+struct buf *upstream_body_begin(struct upstream *upstream, size_t *out_room)
+{
+    size_t contiguous = 0;
+
+    assert(!upstream->finished);
+    if (upstream->framing == HTTP_FRAMING_LENGTH && upstream->body_left == 0)
+        return NULL;
+    size_t room = upstream_room(upstream);
+    if (room == 0) {
+        upstream->wants_room = true;
+        return NULL;
+    }
+    /* Also makes room behind what is waiting: the buffer must not move inside a chunk. */
+    if (buf_reserve(&upstream->out, &contiguous) == NULL) {
+        upstream_fail_later(upstream, REASON_BACKEND_BROKEN, "no memory for the request's body");
+        return NULL;
+    }
+    upstream_begin_unsent(upstream);
+    upstream->lent_at = buf_len(&upstream->out);
+    if (upstream->framing == HTTP_FRAMING_CHUNKED &&
+        !http_chunk_begin(&upstream->out, &upstream->chunk))
+        return NULL;
+    *out_room = room;
+    return &upstream->out;
+}
+
+/* Lets the kick write what the caller has added, together with whatever else this turn brings. */
+static void upstream_push(struct upstream *upstream)
+{
+    if (upstream->request == REQUEST_ABANDONED || upstream->response == RESPONSE_FAILED)
+        buf_release(&upstream->out);
+    else if (upstream->request == REQUEST_SENDING &&
+             !event_pending(upstream->conn->writable, EV_WRITE, NULL))
+        event_active(upstream->kick, EV_TIMEOUT, 0);
+}
+
+void upstream_body_end(struct upstream *upstream)
+{
+    if (upstream->framing == HTTP_FRAMING_CHUNKED) {
+        http_chunk_end(&upstream->out, &upstream->chunk);
+    } else {
+        size_t added = buf_len(&upstream->out) - upstream->lent_at;
+        assert(added <= upstream->body_left);
+        upstream->body_left -= added;
+    }
+    upstream_push(upstream);
+}
+
+void upstream_body_finish(struct upstream *upstream)
+{
+    if (upstream->finished)
+        return;
+    assert(upstream->framing == HTTP_FRAMING_CHUNKED || upstream->body_left == 0);
+    upstream->finished = true;
+    upstream_begin_unsent(upstream);
+    if (upstream->framing == HTTP_FRAMING_CHUNKED && !http_chunk_last(&upstream->out))
+        upstream_fail_later(upstream, REASON_BACKEND_BROKEN, "no memory for the request's body");
+    upstream_push(upstream);
+}
+
+void upstream_finish(struct upstream **upstream_at)
+{
+    struct upstream *upstream = *upstream_at;
+
+    *upstream_at = NULL;
+    if (upstream->response == RESPONSE_DONE && upstream->request == REQUEST_SENT &&
+        upstream->may_keep)
+        pool_keep(&upstream->conn);
+    upstream_close(upstream);
+}
+
+void upstream_abort(struct upstream **upstream_at)
+{
+    struct upstream *upstream = *upstream_at;
+
+    *upstream_at = NULL;
+    if (upstream != NULL)
+        upstream_close(upstream);
+}
+
+const char *upstream_server(const struct upstream *upstream)
+{
+    return upstream->server != NULL ? upstream->server->name : "";
+}
+
+const struct upstream_failure *upstream_failure(const struct upstream *upstream)
+{
+    return upstream->response == RESPONSE_FAILED ? &upstream->failure : NULL;
+}

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Backends: pools of kept-alive connections, and one exchange over one of them.
+ *
+ * A pool is one backend as one worker sees it. An exchange has two halves that end separately, in
+ * any order:
+ *
+ *      request:   WAITING ──connected──▶ SENDING ──upstream_body_finish(), all written──▶ SENT
+ *      response:  WAITING ──head──▶ HEAD ──(1xx: back to WAITING)──▶ BODY ──last byte──▶ DONE
+ *
+ * Request body: the caller appends to the buffer that upstream_body_begin() lends and closes the
+ * piece with upstream_body_end(); framing is generated. Response body: upstream_read_body() moves
+ * decoded bytes into the caller's buffer, never more than fits, so nothing is read from a backend
+ * that the device cannot take. Whoever is full just does not ask; no byte is held but in the two
+ * bounded buffers.
+ *
+ * A request of which nothing was sent, or which is replayable and met a kept-alive connection that
+ * the backend had already closed, is tried again on another connection or server, within
+ * connect_timeout and at most once a server. */
+#pragma once
+
+#include <event2/event.h>
+
+#include "gateway/base/buf.h"
+#include "gateway/base/macros.h"
+#include "gateway/config/config.h"
+#include "gateway/http/head.h"
+#include "policy/reason.h"
+
+struct upstream_pool;
+struct upstream;
+
+/* `config` and `base` are borrowed and outlive the pool. `scratch` is memory of the worker (shared
+ * by everything that runs in one turn of its loop) for reads. */
+struct upstream_pool_params {
+    struct event_base *base;
+    const struct config *config;
+    const struct config_backend *backend;
+    char *scratch;
+    size_t scratch_size;
+};
+struct upstream_pool *upstream_pool_new(const struct upstream_pool_params *params) MUST_CHECK;
+/* Exchanges in flight go on and keep the pool alive until they end; unused connections close now.
+ * For reloads. */
+void upstream_pool_unref(struct upstream_pool **pool);
+size_t upstream_pool_connections(const struct upstream_pool *pool); /* in use and kept */
+
+struct upstream_request {
+    struct str head; /* start line, fields and empty line, ready for the wire; copied */
+    enum http_framing
+        framing; /* NONE, LENGTH or CHUNKED: what the head announces and the body gets */
+    uint64_t content_length;
+    bool is_head;    /* method HEAD: the response has no body */
+    bool replayable; /* idempotent method and no body: may be sent twice */
+};
+
+enum upstream_result {
+    UPSTREAM_DONE,    /* the whole response was delivered */
+    UPSTREAM_REFUSED, /* nothing reached a backend */
+    UPSTREAM_BROKEN,  /* failed after bytes went out; whether it took effect is unknown */
+};
+
+/* Callbacks never run from inside a call on this exchange but from the event loop. Each may call
+ * upstream_abort(). */
+struct upstream_handlers {
+    /* There is room for body again, after upstream_body_begin() had given none. */
+    void (*on_writable)(void *arg);
+    /* A head: of an interim response (1xx, may come several times) or the final one. Borrowed for
+     * the call. */
+    void (*on_head)(const struct http_head *head, void *arg);
+    /* Body bytes or the end are waiting: call upstream_read_body(). Not repeated until that was
+     * called and said MORE. */
+    void (*on_readable)(void *arg);
+    /* The exchange failed: at most once, nothing follows, the handle is gone. `text` is for the
+     * log. */
+    void (*on_failed)(enum upstream_result result, enum reason reason, const char *text, void *arg);
+};
+
+/* Never fails at once: failures come through on_failed. */
+struct upstream *upstream_start(struct upstream_pool *pool, const struct upstream_request *request,
+                                const struct upstream_handlers *handlers, void *arg) MUST_CHECK;
+
+/* Lends the outgoing buffer with room for at least one and at most *out_room body bytes; NULL when
+ * there is none now (on_writable follows). Append at most *out_room bytes to it, then call
+ * upstream_body_end(), before anything else. */
+struct buf *upstream_body_begin(struct upstream *upstream, size_t *out_room) MUST_CHECK;
+void upstream_body_end(struct upstream *upstream);
+/* The body is complete (call it also when framing is NONE: then at once after the start). */
+void upstream_body_finish(struct upstream *upstream);
+
+enum upstream_read {
+    UPSTREAM_READ_MORE, /* nothing more now: on_readable follows */
+    UPSTREAM_READ_FULL, /* `sink` has no room, or has got `max` bytes: call again when there is room
+                         */
+    UPSTREAM_READ_DONE, /* the response is complete; call upstream_finish() */
+    UPSTREAM_READ_FAILED, /* broke off: on_failed will not run; see upstream_failure(), then call
+                             upstream_abort() */
+};
+/* Appends what has arrived to `sink`, at most `max` bytes. Only between the final on_head and DONE.
+ */
+enum upstream_read upstream_read_body(struct upstream *upstream, struct buf *sink,
+                                      size_t max) MUST_CHECK;
+
+/* Why, after READ_FAILED; NULL otherwise. Lives as long as the handle. */
+struct upstream_failure {
+    enum upstream_result result;
+    enum reason reason;
+    const char *text; /* for the log */
+};
+const struct upstream_failure *upstream_failure(const struct upstream *upstream);
+
+/* After DONE: gives the connection back to the pool if both sides may keep it, else closes it.
+ * Clears the handle. */
+void upstream_finish(struct upstream **upstream);
+/* Ends the exchange at any moment and closes its connection; no callback follows. NULL inside is
+ * fine. */
+void upstream_abort(struct upstream **upstream);
+
+/* "127.0.0.1:8080" or "unix:/run/api.sock": the server of this exchange, for the log; "" before one
+ * was chosen. */
+const char *upstream_server(const struct upstream *upstream);
