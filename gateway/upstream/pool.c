@@ -60,6 +60,16 @@ void pool_conn_close(struct pool_conn **conn_at)
     pool_conn_unref(conn);
 }
 
+void pool_conn_discard(struct pool_conn **conn_at)
+{
+    const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
+
+    /* Means nothing to a Unix socket: what was written to one has arrived. */
+    if (*conn_at != NULL)
+        (void)setsockopt((*conn_at)->fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+    pool_conn_close(conn_at);
+}
+
 /* libevent's entry for every connection. The reference keeps the events' memory while their own
  * callback runs. */
 static void pool_conn_on_event(evutil_socket_t fd, short what, void *arg)

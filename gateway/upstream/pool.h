@@ -90,6 +90,8 @@ enum connect_result pool_connect(struct upstream_pool *pool, struct server *serv
 void pool_keep(struct pool_conn **conn);
 /* Clears the pointer; NULL inside is fine. */
 void pool_conn_close(struct pool_conn **conn);
+/* Likewise, and what the kernel has not delivered yet is thrown away (TCP: a reset). */
+void pool_conn_discard(struct pool_conn **conn);
 
 void pool_conn_read_on(struct pool_conn *conn);
 void pool_conn_read_pause(struct pool_conn *conn);

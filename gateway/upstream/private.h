@@ -75,6 +75,7 @@ struct upstream {
     uint64_t body_left; /* LENGTH: what the caller still owes */
     bool is_head;
     bool replayable;
+    int64_t send_until_ms; /* 0: no limit */
     bool finished;     /* the caller has given all */
     bool wants_room;   /* on_writable is due when there is room */
     bool touched;      /* bytes went out on this connection */

@@ -122,6 +122,15 @@ static void upstream_release(struct upstream *upstream)
     mem_free(upstream);
 }
 
+/* What was to be sent only for a time must not arrive any later from the kernel's buffers. */
+static void upstream_drop_conn(struct upstream *upstream)
+{
+    if (upstream->send_until_ms != 0 && upstream->response != RESPONSE_DONE)
+        pool_conn_discard(&upstream->conn);
+    else
+        pool_conn_close(&upstream->conn);
+}
+
 /* Runs once, in three situations: finished, aborted, failed. Afterwards nothing of it runs; the
  * memory stays as long as one of our frames needs it. */
 static void upstream_close(struct upstream *upstream)
@@ -130,7 +139,7 @@ static void upstream_close(struct upstream *upstream)
     upstream->closed = true;
     event_del(upstream->kick);
     event_del(upstream->timer);
-    pool_conn_close(&upstream->conn);
+    upstream_drop_conn(upstream);
     buf_release(&upstream->out);
     buf_release(&upstream->in);
     mem_free(upstream->head);
@@ -149,7 +158,7 @@ void upstream_note_failure(struct upstream *upstream, enum reason reason, const 
         .text = upstream->failure_text,
     };
     upstream_set_response_state(upstream, RESPONSE_FAILED);
-    pool_conn_close(&upstream->conn);
+    upstream_drop_conn(upstream);
     event_del(upstream->kick);
     event_del(upstream->timer);
 }
@@ -332,6 +341,12 @@ static void upstream_not_taken(struct upstream *upstream, const char *why)
     upstream_set_request_state(upstream, REQUEST_ABANDONED);
 }
 
+/* The caller's timer is due as well; but after a standstill of the process sockets come first. */
+static bool upstream_may_send(const struct upstream *upstream)
+{
+    return upstream->send_until_ms == 0 || clock_monotonic_ms() < upstream->send_until_ms;
+}
+
 /* Writes what there is. */
 static void upstream_flush(struct upstream *upstream)
 {
@@ -344,7 +359,8 @@ static void upstream_flush(struct upstream *upstream)
     };
     size_t taken;
 
-    if (upstream->request != REQUEST_SENDING || pieces[0].iov_len + body.len == 0)
+    if (upstream->request != REQUEST_SENDING || pieces[0].iov_len + body.len == 0 ||
+        !upstream_may_send(upstream))
         return;
     switch (pool_conn_write(upstream->conn, pieces, ARRAY_SIZE(pieces), &taken)) {
     case POOL_IO_DONE:
@@ -468,6 +484,7 @@ struct upstream *upstream_start(struct upstream_pool *pool, const struct upstrea
     upstream->body_left = request->content_length;
     upstream->is_head = request->is_head;
     upstream->replayable = request->replayable && request->framing == HTTP_FRAMING_NONE;
+    upstream->send_until_ms = request->send_until_ms;
     upstream->finished = request->framing == HTTP_FRAMING_NONE;
     upstream->connect_until_ms = clock_monotonic_ms() + pool->params.backend->connect_timeout_ms;
     upstream->attempt_until_ms = upstream->connect_until_ms;

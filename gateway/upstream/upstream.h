@@ -51,6 +51,10 @@ struct upstream_request {
     uint64_t content_length;
     bool is_head;    /* method HEAD: the response has no body */
     bool replayable; /* idempotent method and no body: may be sent twice */
+    /* Monotonic; no byte goes out from then on, and what the kernel has not delivered when the
+     * exchange breaks off is thrown away, not sent. The caller ends the exchange by then. 0: no
+     * such limit. */
+    int64_t send_until_ms;
 };
 
 enum upstream_result {

@@ -613,7 +613,7 @@ static void chaos_script(struct fake_script *script)
         DRIP("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n0\r\n\r\n"),
         DO_N(FAKE_PAUSE, 3),
         DO_N(FAKE_PAUSE, 60),
-        DO_N(FAKE_FILL, 200000),
+        DO_N(FAKE_FILL, 60000),
         REQUEST,
         REQUEST,
         REQUEST,
@@ -642,7 +642,7 @@ static void chaos_caller(struct caller *caller)
     caller->never_finishes = below(8) == 0;
     caller->drain_ms = below(3) == 0 ? 1 + below(5) : 0;
     caller->to_upload = below(2) == 0 ? below(100) : below(300000);
-    buf_init(&caller->sink, 1 + below(5000));
+    buf_init(&caller->sink, caller->drain_ms > 0 ? 20000 : 1 + below(5000));
     caller_start(caller, requests[below(ARRAY_SIZE(requests))]);
 }
 
