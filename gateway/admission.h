@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Admission's shell: asks the store and policy about one connection, commits what follows, and says
+ * so in the audit log. */
+#pragma once
+
+#include "gateway/base/macros.h"
+#include "gateway/config/config.h"
+#include "gateway/store/transition.h"
+
+/* Embedded in the connection, which fills in the first part before admission_start(). */
+struct admission {
+    const struct credentials *credentials;     /* borrowed from the stream */
+    const struct admission_settings *settings; /* borrowed from the connection's snapshot */
+    enum handshake handshake;                  /* RESUMED when a live connection is decided again */
+    const char *peer;                          /* address, for the audit line; borrowed */
+    transition_done_fn *done;                  /* as in transition.h */
+    void *arg;
+
+    struct transition *transition; /* owned; NULL: not running */
+};
+
+/* One at a time. `done` runs exactly once, never from inside this call. */
+void admission_start(struct admission *admission, struct store *store);
+static inline bool admission_is_running(const struct admission *admission)
+{
+    return admission->transition != NULL;
+}
+/* `done` will not run. Fine when nothing runs. */
+void admission_cancel(struct admission *admission);
+
+/* One audit line for a committed transition: what, whose, which keys, why, by whom. */
+void audit_decision(const struct decision *decision, const char *device, const char *peer);

@@ -1,0 +1,1081 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* How a connection is driven: every callback - socket, timer, store, exchange - ends in
+ * connection_run(), which takes steps until one of them has nothing to do. A step does one thing
+ * and says MORE, WAIT or OVER.
+ *
+ * Reading is level-triggered and always on while there is room for what comes, writing is armed
+ * only while the socket is full. `in` holds what the peer sent and nobody parsed; `out` what we
+ * wrote and the peer did not take. Both are bounded; a full one stops its source.
+ *
+ * Deadlines belong to phases: a phase's deadline is set when the phase begins, and moves only with
+ * real progress in the phases that allow it (a body, a write). The timer itself is lazy: it is
+ * armed for a moment not later than the deadline and looks again when it fires. */
+#include "gateway/connection.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "gateway/admission.h"
+#include "gateway/base/clock.h"
+#include "gateway/base/mem.h"
+#include "gateway/connection_index.h"
+#include "gateway/exchange.h"
+#include "gateway/http/parser.h"
+#include "gateway/tls/stream.h"
+
+enum {
+    LINGER_MS = 2000,       /* how long a peer may take to close after us */
+    LINGER_BYTES = 1 << 20, /* and how much it may send in that time */
+    ADMISSION_TRIES = 4,    /* decisions that a simultaneous cut made worthless */
+    STEPS_A_TURN = 64,      /* then other connections get their turn */
+    READ_LEAST = 2048,      /* no read is started into less room than this */
+};
+
+enum connection_state {
+    CONNECTION_HANDSHAKE, /* TLS is being set up */
+    CONNECTION_ADMITTING, /* the store was asked; nothing is answered before it has decided */
+    CONNECTION_IDLE,      /* between requests, or within a head */
+    CONNECTION_EXCHANGE,  /* `exchange` is there */
+    CONNECTION_LINGER,    /* our side is ended; waiting for the peer to end its own, so that it can
+                             read the last answer */
+    CONNECTION_CLOSED,    /* off the socket and all lists but `closed`; freed soon */
+};
+
+enum connection_phase {
+    PHASE_HANDSHAKE,
+    PHASE_ADMITTING,
+    PHASE_IDLE,
+    PHASE_HEAD,
+    PHASE_BODY,
+    PHASE_WRITE,
+    PHASE_ANSWER, /* whoever answers has timeouts of its own */
+    PHASE_LINGER,
+};
+
+enum step {
+    STEP_WAIT,
+    STEP_MORE,
+    STEP_OVER, /* closed */
+};
+
+struct connection {
+    struct worker *worker;             /* borrowed: outlives its connections */
+    struct generation *tls_generation; /* ref: `stream` borrows its TLS server */
+    struct exchange_env
+        env; /* env.generation is a ref of its own: what requests are served under */
+    struct exchange_peer peer;
+    struct stream *stream;      /* owned */
+    struct http_parser *parser; /* owned */
+    struct buf in;
+    struct buf out;
+    struct exchange *exchange; /* owned; exists in EXCHANGE only */
+
+    enum connection_state state;
+    struct admission admission;
+    enum reason refusal; /* what the next request is refused with; REASON_OK: nothing */
+    bool head_waits;     /* a complete head waits for the renewed decision */
+    bool distrusted;     /* decide again before the next request */
+    bool cut_meanwhile;  /* a cut came while the decision was being made */
+    bool retired; /* the log says that its key was retired: only a decision may say otherwise, no
+                     outage */
+    int admission_tries;
+    bool last_request; /* no further requests: close when idle */
+    bool peer_ended;
+
+    bool readable;
+    bool writable;
+    struct event read_event;
+    struct event write_event;
+    bool read_armed;
+    struct event again_event; /* a zero timer: go on in the loop's next turn */
+
+    enum connection_phase phase;
+    bool progress;          /* since the phase's deadline was set */
+    int64_t phase_until_ms; /* INT64_MAX: none */
+    int64_t drain_until_ms; /* INT64_MAX: not draining */
+    enum reason drain_reason;
+    struct event timer;
+    int64_t timer_at_ms; /* when `timer` fires; INT64_MAX: not armed */
+
+    size_t linger_bytes;
+    enum reason close_reason;
+    uint64_t requests;
+    uint64_t bytes_read;
+    uint64_t bytes_written;
+    struct list link;                   /* worker->connections, then worker->closed */
+    struct connection_index_link index; /* by device, from before the first decision to the close */
+};
+
+static void connection_run(struct connection *conn);
+
+static const char *const connection_doing[] = {
+    [CONNECTION_HANDSHAKE] = "in the TLS handshake",
+    [CONNECTION_ADMITTING] = "waiting for admission",
+    [CONNECTION_IDLE] = "waiting for a request",
+    [CONNECTION_EXCHANGE] = "in an exchange",
+    [CONNECTION_LINGER] = "closing",
+    [CONNECTION_CLOSED] = "closed",
+};
+
+static const struct config *connection_config(const struct connection *conn)
+{
+    return conn->env.generation->snapshot->config;
+}
+
+/* The picture in connection.h, as a table: state x -> states that may follow. */
+static void connection_set_state(struct connection *conn, enum connection_state state)
+{
+    static const unsigned follows[] = {
+        [CONNECTION_HANDSHAKE] =
+            1u << CONNECTION_ADMITTING | 1u << CONNECTION_IDLE | 1u << CONNECTION_CLOSED,
+        [CONNECTION_ADMITTING] =
+            1u << CONNECTION_IDLE | 1u << CONNECTION_LINGER | 1u << CONNECTION_CLOSED,
+        [CONNECTION_IDLE] = 1u << CONNECTION_EXCHANGE | 1u << CONNECTION_ADMITTING |
+                            1u << CONNECTION_LINGER | 1u << CONNECTION_CLOSED,
+        [CONNECTION_EXCHANGE] =
+            1u << CONNECTION_IDLE | 1u << CONNECTION_LINGER | 1u << CONNECTION_CLOSED,
+        [CONNECTION_LINGER] = 1u << CONNECTION_CLOSED,
+        [CONNECTION_CLOSED] = 0,
+    };
+    assert(follows[conn->state] & (1u << state));
+    conn->state = state;
+}
+
+/* --- the end ---------------------------------------------------------------------------------- */
+
+static void connection_log_close(const struct connection *conn)
+{
+    static const enum log_level levels[] = {
+        [REASON_LEVEL_DEBUG] = LOG_DEBUG,   [REASON_LEVEL_INFO] = LOG_INFO,
+        [REASON_LEVEL_NOTICE] = LOG_NOTICE, [REASON_LEVEL_WARNING] = LOG_WARNING,
+        [REASON_LEVEL_ERROR] = LOG_ERROR,
+    };
+    const struct stream_peer *peer = stream_peer(conn->stream);
+    bool named = peer != NULL && peer->identity == PEER_IDENTIFIED;
+
+    log_write(levels[reason_level(conn->close_reason)], "connection closed",
+              LOG_STR("reason", reason_wire(conn->close_reason)),
+              LOG_STR("while", connection_doing[conn->state]),
+              LOG_STR("detail", stream_error(conn->stream)),
+              LOG_STR("listener",
+                      conn->env.listener != NULL ? conn->env.listener->name : "operator"),
+              LOG_STR("peer", conn->peer.address), LOG_INT("port", conn->peer.port),
+              LOG_STR("device", named ? peer->credentials.device : ""),
+              LOG_STR("key", named ? peer->credentials.key.id.hex : ""),
+              LOG_STR("tls", stream_version(conn->stream)),
+              LOG_INT("age_ms", clock_monotonic_ms() - conn->peer.opened_ms),
+              LOG_INT("requests", conn->requests), LOG_INT("bytes_in", conn->bytes_read),
+              LOG_INT("bytes_out", conn->bytes_written));
+}
+
+/* Runs once; whatever was going on is cancelled. The memory goes with connections_sweep(). */
+static void connection_close(struct connection *conn, enum reason reason)
+{
+    struct worker *worker = conn->worker;
+
+    if (conn->state == CONNECTION_CLOSED)
+        return;
+    conn->close_reason = reason;
+    connection_log_close(conn);
+    connection_set_state(conn, CONNECTION_CLOSED);
+    if (conn->exchange != NULL)
+        exchange_cut_off(conn->exchange, reason);
+    exchange_free(&conn->exchange);
+    admission_cancel(&conn->admission);
+    event_del(&conn->read_event);
+    event_del(&conn->write_event);
+    event_del(&conn->again_event);
+    event_del(&conn->timer);
+    connection_index_remove(worker->index_by_device, &conn->index);
+    list_remove(&conn->link);
+    list_push_back(&worker->closed, &conn->link);
+    worker->n_connections--;
+    stat_set(&worker->stats->connections_open, worker->n_connections);
+    stat_add(&worker->stats->closes[reason], 1);
+    event_active(worker->sweep, EV_TIMEOUT, 0);
+    /* The peer notices now, not at the sweep; nothing of the connection touches the socket any
+     * more. */
+    stream_free(&conn->stream);
+}
+
+static void connection_free(struct connection *conn)
+{
+    list_remove(&conn->link);
+    http_parser_free(&conn->parser);
+    buf_release(&conn->in);
+    buf_release(&conn->out);
+    generation_unref(&conn->env.generation);
+    generation_unref(&conn->tls_generation);
+    mem_free(conn);
+}
+
+void connections_sweep(struct worker *worker)
+{
+    list_for_each_safe (link, following, &worker->closed)
+        connection_free(list_entry(link, struct connection, link));
+}
+
+/* --- deadlines -------------------------------------------------------------------------------- */
+
+static enum connection_phase connection_phase(const struct connection *conn)
+{
+    switch (conn->state) {
+    case CONNECTION_HANDSHAKE:
+        return PHASE_HANDSHAKE;
+    case CONNECTION_ADMITTING:
+        return PHASE_ADMITTING;
+    case CONNECTION_IDLE:
+        if (!buf_is_empty(&conn->out))
+            return PHASE_WRITE;
+        return http_parser_is_idle(conn->parser) ? PHASE_IDLE : PHASE_HEAD;
+    case CONNECTION_EXCHANGE:
+        if (!buf_is_empty(&conn->out))
+            return PHASE_WRITE;
+        return exchange_awaits_peer(conn->exchange) ? PHASE_BODY : PHASE_ANSWER;
+    case CONNECTION_LINGER:
+        return buf_is_empty(&conn->out) ? PHASE_LINGER : PHASE_WRITE;
+    case CONNECTION_CLOSED:
+        break;
+    }
+    return PHASE_LINGER;
+}
+
+static int64_t connection_phase_ms(const struct connection *conn, enum connection_phase phase)
+{
+    const struct config *config = connection_config(conn);
+
+    switch (phase) {
+    case PHASE_HANDSHAKE:
+        return config->http.handshake_timeout_ms;
+    case PHASE_ADMITTING:
+        /* The store's own deadlines end this phase long before. */
+        return 4 * ADMISSION_TRIES * config->store.command_timeout_ms;
+    case PHASE_IDLE:
+        return config->http.idle_timeout_ms;
+    case PHASE_HEAD:
+        return config->http.head_timeout_ms;
+    case PHASE_BODY:
+        return config->http.body_timeout_ms;
+    case PHASE_WRITE:
+        return config->http.write_timeout_ms;
+    case PHASE_ANSWER:
+        return -1;
+    case PHASE_LINGER:
+        break;
+    }
+    return LINGER_MS;
+}
+
+static void connection_arm_timer(struct connection *conn, int64_t now_ms)
+{
+    int64_t until_ms =
+        conn->phase_until_ms < conn->drain_until_ms ? conn->phase_until_ms : conn->drain_until_ms;
+
+    if (until_ms == INT64_MAX || conn->timer_at_ms <= until_ms)
+        return;
+    int64_t left = until_ms > now_ms ? until_ms - now_ms : 0;
+    struct timeval in = {.tv_sec = left / 1000, .tv_usec = left % 1000 * 1000};
+    conn->timer_at_ms = until_ms;
+    (void)evtimer_add(&conn->timer, &in);
+}
+
+/* After each run: has the phase changed, or has there been progress in one whose deadline moves? */
+static void connection_update_deadline(struct connection *conn)
+{
+    enum connection_phase phase = connection_phase(conn);
+    bool moves = phase == PHASE_BODY || phase == PHASE_WRITE;
+
+    if (phase == conn->phase && !(moves && conn->progress))
+        return;
+    int64_t now_ms = clock_monotonic_ms();
+    int64_t ms = connection_phase_ms(conn, phase);
+    conn->phase = phase;
+    conn->progress = false;
+    conn->phase_until_ms = ms < 0 ? INT64_MAX : now_ms + ms;
+    connection_arm_timer(conn, now_ms);
+}
+
+/* --- bytes ------------------------------------------------------------------------------------ */
+
+static void connection_arm_read(struct connection *conn, bool armed)
+{
+    if (conn->read_armed == armed)
+        return;
+    conn->read_armed = armed;
+    if (armed)
+        (void)event_add(&conn->read_event, NULL);
+    else
+        (void)event_del(&conn->read_event);
+}
+
+/* Takes what the peer has sent, as far as there is room. False when nothing came; then the
+ * connection may be closed. */
+static bool connection_fill(struct connection *conn)
+{
+    size_t room = 0, len = 0;
+
+    if (conn->peer_ended || !(conn->readable || stream_has_pending(conn->stream)))
+        return false;
+    char *to = buf_space(&conn->in) >= READ_LEAST ? buf_reserve(&conn->in, &room) : NULL;
+    if (to == NULL) {
+        connection_arm_read(conn, false);
+        return false;
+    }
+    connection_arm_read(conn, true);
+    switch (stream_read(conn->stream, to, room, &len)) {
+    case STREAM_DONE:
+        buf_commit(&conn->in, len);
+        conn->bytes_read += len;
+        conn->progress = true;
+        /* The socket is level-triggered: what is left there will be announced again. */
+        conn->readable = len == room;
+        return true;
+    case STREAM_WANT_READ:
+        conn->readable = false;
+        return false;
+    case STREAM_WANT_WRITE:
+        conn->writable = false;
+        (void)event_add(&conn->write_event, NULL);
+        return false;
+    case STREAM_CLOSED:
+        conn->peer_ended = true;
+        connection_arm_read(conn, false);
+        return true;
+    case STREAM_ERROR:
+        connection_close(conn, REASON_CLOSED_BY_PEER);
+        return false;
+    }
+    return false;
+}
+
+/* True when the peer took something. The connection may be closed afterwards. */
+static bool connection_flush(struct connection *conn)
+{
+    bool wrote = false;
+
+    while (!buf_is_empty(&conn->out) && conn->writable) {
+        struct str data = buf_peek(&conn->out);
+        size_t len = 0;
+        switch (stream_write(conn->stream, data.p, data.len, &len)) {
+        case STREAM_DONE:
+            buf_consume(&conn->out, len);
+            conn->bytes_written += len;
+            conn->progress = wrote = true;
+            break;
+        case STREAM_WANT_READ: /* cannot be: nothing renegotiates. Treated like a full socket. */
+        case STREAM_WANT_WRITE:
+            conn->writable = false;
+            (void)event_add(&conn->write_event, NULL);
+            break;
+        case STREAM_CLOSED:
+        case STREAM_ERROR:
+            connection_close(conn, REASON_CLOSED_BY_PEER);
+            return false;
+        }
+    }
+    return wrote;
+}
+
+/* --- the orderly end -------------------------------------------------------------------------- */
+
+static void connection_linger(struct connection *conn, enum reason reason)
+{
+    if (conn->state == CONNECTION_LINGER || conn->state == CONNECTION_CLOSED)
+        return;
+    exchange_free(&conn->exchange);
+    conn->close_reason = reason;
+    buf_release(&conn->in);
+    connection_set_state(conn, CONNECTION_LINGER);
+}
+
+/* Everything is written and our side ended: read on until the peer ends its own, or the time is
+ * over. Closing at once could destroy the answer on its way (RFC 9112, 9.6). */
+static enum step connection_step_linger(struct connection *conn)
+{
+    size_t len = 0;
+
+    (void)connection_flush(conn);
+    if (conn->state == CONNECTION_CLOSED)
+        return STEP_OVER;
+    if (!buf_is_empty(&conn->out))
+        return STEP_WAIT;
+    if (conn->linger_bytes == 0) {
+        enum stream_result result = stream_shutdown(conn->stream);
+        if (result == STREAM_WANT_WRITE) {
+            (void)event_add(&conn->write_event, NULL);
+            return STEP_WAIT;
+        }
+        conn->linger_bytes = 1;
+        connection_arm_read(conn, true);
+    }
+    enum stream_result result =
+        conn->peer_ended || conn->linger_bytes > LINGER_BYTES
+            ? STREAM_CLOSED
+            : stream_read(conn->stream, conn->worker->scratch, WORKER_SCRATCH_SIZE, &len);
+    if (result == STREAM_WANT_READ || result == STREAM_WANT_WRITE)
+        return STEP_WAIT;
+    if (result == STREAM_DONE) {
+        conn->linger_bytes += len;
+        return STEP_MORE;
+    }
+    connection_close(conn, conn->close_reason);
+    return STEP_OVER;
+}
+
+/* --- admission -------------------------------------------------------------------------------- */
+
+static void connection_decide(struct connection *conn)
+{
+    conn->cut_meanwhile = false;
+    conn->admission_tries++;
+    admission_start(&conn->admission, conn->worker->store);
+}
+
+/* The store cannot be asked about a connection that was admitted before: store.on_outage says what
+ * follows. */
+static bool connection_may_serve_on(const struct connection *conn)
+{
+    const struct config *config = connection_config(conn);
+
+    return conn->peer.admitted && !conn->retired &&
+           config->store.on_outage == CONFIG_ON_OUTAGE_SERVE_ADMITTED &&
+           store_stale_ms(conn->worker->store) <= config->store.serve_admitted_max_ms;
+}
+
+static void connection_take_decision(struct connection *conn, const struct store_view *view,
+                                     const struct decision *decision)
+{
+    bool passes = decision->verdict == VERDICT_PASS || decision->verdict == VERDICT_QUARANTINE;
+    bool changed = decision->commits && decision->change.writes_record;
+
+    conn->peer.admitted = passes;
+    conn->peer.quarantined = decision->verdict == VERDICT_QUARANTINE;
+    conn->peer.verdict = decision->reason;
+    conn->peer.generation = changed ? decision->change.next.generation : view->record.generation;
+    conn->peer.decided_store_ms = view->now_ms;
+    conn->peer.decided_ms = clock_monotonic_ms();
+    conn->refusal = passes ? REASON_OK : decision->reason;
+    conn->distrusted = conn->retired = false;
+    if (passes) {
+        stream_allow_resumption(conn->stream);
+        store_note_seen(conn->worker->store, conn->admission.credentials->device,
+                        conn->peer.address);
+    } else {
+        stream_forget_session(conn->stream);
+    }
+    stat_add(&conn->worker->stats->admissions[decision->reason], 1);
+}
+
+static void connection_admission_failed(struct connection *conn, enum reason reason)
+{
+    if (reason == REASON_STORE_UNAVAILABLE && connection_may_serve_on(conn))
+        return;
+    /* `admitted` stays as it is for a live connection: the next request asks again. */
+    conn->refusal = reason;
+    stat_add(&conn->worker->stats->admissions[reason], 1);
+}
+
+static void on_admission(enum store_result result, const struct store_view *view,
+                         const struct decision *decision, void *arg)
+{
+    static const enum reason reasons[] = {
+        [STORE_OK] = REASON_UNDECIDED,
+        [STORE_CONFLICT] = REASON_STORE_CONFLICT,
+        [STORE_UNAVAILABLE] = REASON_STORE_UNAVAILABLE,
+        [STORE_INVALID] = REASON_STORE_RECORD_INVALID,
+    };
+    struct connection *conn = arg;
+
+    /* What was decided from a record that is older than the cut is worth nothing. */
+    if (conn->cut_meanwhile && conn->admission_tries < ADMISSION_TRIES) {
+        connection_decide(conn);
+        return;
+    }
+    if (conn->cut_meanwhile)
+        connection_admission_failed(conn, REASON_STORE_CONFLICT);
+    else if (result == STORE_OK)
+        connection_take_decision(conn, view, decision);
+    else
+        connection_admission_failed(conn, reasons[result]);
+    connection_set_state(conn, CONNECTION_IDLE);
+    connection_run(conn);
+}
+
+static bool connection_is_trusted(const struct connection *conn)
+{
+    if (!conn->peer.admitted || conn->refusal != REASON_OK)
+        return true; /* nothing to trust: it is refused, or has no certificate and routes decide */
+    return !conn->distrusted && store_is_fresh(conn->worker->store);
+}
+
+/* Before the next request of a live connection. */
+static void connection_readmit(struct connection *conn)
+{
+    conn->head_waits = true;
+    conn->admission.handshake = HANDSHAKE_RESUMED;
+    conn->admission.settings = &connection_config(conn)->rotation.admission;
+    conn->admission_tries = 0;
+    connection_set_state(conn, CONNECTION_ADMITTING);
+    connection_decide(conn);
+}
+
+static enum reason connection_identity_refusal(enum peer_identity identity)
+{
+    switch (identity) {
+    case PEER_NO_CERTIFICATE:
+    case PEER_IDENTIFIED:
+        return REASON_OK;
+    case PEER_NAME_INVALID:
+        return REASON_CERTIFICATE_IDENTITY;
+    case PEER_IS_CA:
+        return REASON_CERTIFICATE_IS_CA;
+    case PEER_KEY_NOT_ALLOWED:
+        return REASON_CERTIFICATE_KEY_WEAK;
+    }
+    return REASON_UNDECIDED;
+}
+
+static void connection_count_handshake(struct connection *conn, const struct stream_peer *peer)
+{
+    struct stats *stats = conn->worker->stats;
+    bool resumed = peer != NULL && peer->identity == PEER_IDENTIFIED &&
+                   peer->credentials.handshake == HANDSHAKE_RESUMED;
+
+    if (peer != NULL)
+        stat_add(resumed ? &stats->handshakes_resumed : &stats->handshakes_full, 1);
+}
+
+/* Does the newest snapshot not trust any more whom an older one let in? */
+static bool connection_is_untrusted(const struct connection *conn, const struct snapshot *newest)
+{
+    if (conn->peer.certificate == NULL)
+        return false;
+    const struct tls_server *server = snapshot_tls_server(newest, conn->env.listener->name);
+    return server == NULL || tls_server_recheck(server, conn->peer.certificate) == TLS_TRUST_GONE;
+}
+
+/* The handshake is done: who is it, and may it pass? */
+static enum step connection_identify(struct connection *conn)
+{
+    const struct stream_peer *peer = stream_peer(conn->stream);
+
+    connection_count_handshake(conn, peer);
+    conn->env.server_name = stream_server_name(conn->stream);
+    conn->peer.certificate = peer;
+    conn->peer.has_uid = stream_peer_uid(conn->stream, &conn->peer.uid);
+    /* A reload during the handshake: the chain was judged by what was trusted before. */
+    if (conn->tls_generation != conn->worker->generation &&
+        connection_is_untrusted(conn, conn->worker->generation->snapshot)) {
+        connection_close(conn, REASON_CUT_UNTRUSTED);
+        return STEP_OVER;
+    }
+    conn->refusal = peer != NULL ? connection_identity_refusal(peer->identity) : REASON_OK;
+    bool device = peer != NULL && peer->identity == PEER_IDENTIFIED && conn->env.listener != NULL &&
+                  conn->env.listener->clients == CONFIG_CLIENTS_DEVICES;
+    if (!device) {
+        /* Operators are whom their CA names. */
+        if (conn->refusal == REASON_OK)
+            stream_allow_resumption(conn->stream);
+        connection_set_state(conn, CONNECTION_IDLE);
+        return STEP_MORE;
+    }
+    conn->admission = (struct admission){
+        .credentials = &peer->credentials,
+        .settings = &connection_config(conn)->rotation.admission,
+        .handshake = peer->credentials.handshake,
+        .peer = conn->peer.address,
+        .done = on_admission,
+        .arg = conn,
+    };
+    /* First into the index, then the question: a cut between the two finds us. */
+    connection_index_add(conn->worker->index_by_device, &conn->index, peer->credentials.device);
+    connection_set_state(conn, CONNECTION_ADMITTING);
+    connection_decide(conn);
+    return STEP_WAIT;
+}
+
+static enum step connection_step_handshake(struct connection *conn)
+{
+    enum stream_result result = stream_handshake(conn->stream);
+
+    switch (result) {
+    case STREAM_DONE:
+        conn->readable = true; /* the request may have come in the same segment */
+        return connection_identify(conn);
+    case STREAM_WANT_READ:
+        return STEP_WAIT;
+    case STREAM_WANT_WRITE:
+        (void)event_add(&conn->write_event, NULL);
+        return STEP_WAIT;
+    case STREAM_CLOSED:
+    case STREAM_ERROR:
+        break;
+    }
+    stat_add(&conn->worker->stats->handshakes_failed, 1);
+    connection_close(conn,
+                     result == STREAM_CLOSED ? REASON_CLOSED_WITHOUT_HELLO : REASON_TLS_FAILED);
+    return STEP_OVER;
+}
+
+/* --- requests --------------------------------------------------------------------------------- */
+
+/* Requests meet the newest snapshot. */
+static void connection_renew_generation(struct connection *conn)
+{
+    struct generation *newest = conn->worker->generation;
+
+    if (conn->env.generation == newest)
+        return;
+    const char *name = conn->env.listener != NULL ? conn->env.listener->name : NULL;
+    const struct config *config = newest->snapshot->config;
+    for (size_t i = 0; name != NULL && i < config->n_listeners; i++) {
+        if (strcmp(config->listeners[i].name, name) == 0)
+            conn->env.listener = &config->listeners[i];
+    }
+    generation_unref(&conn->env.generation);
+    conn->env.generation = generation_ref(newest);
+}
+
+static void connection_begin_exchange(struct connection *conn)
+{
+    conn->head_waits = false;
+    conn->requests++;
+    if (conn->refusal != REASON_OK)
+        conn->exchange =
+            exchange_new_refusal(&conn->env, http_parser_head(conn->parser), conn->refusal, NULL);
+    else
+        conn->exchange = exchange_new(&conn->env, conn->last_request || conn->peer_ended);
+    connection_set_state(conn, CONNECTION_EXCHANGE);
+}
+
+static void connection_refuse_malformed(struct connection *conn, enum reason reason,
+                                        const char *detail)
+{
+    conn->requests++;
+    conn->exchange = exchange_new_refusal(&conn->env, NULL, reason, detail);
+    connection_set_state(conn, CONNECTION_EXCHANGE);
+}
+
+static enum step connection_parse_head(struct connection *conn)
+{
+    struct str data = buf_peek(&conn->in);
+    size_t used = 0;
+
+    enum http_parse parse = http_parser_feed(conn->parser, data.p, data.len, NULL, &used);
+    buf_consume(&conn->in, used);
+    switch (parse) {
+    case HTTP_PARSE_MORE:
+        return STEP_MORE;
+    case HTTP_PARSE_HEAD:
+        connection_renew_generation(conn);
+        if (connection_is_trusted(conn))
+            connection_begin_exchange(conn);
+        else
+            connection_readmit(conn);
+        return STEP_MORE;
+    case HTTP_PARSE_COMPLETE:
+    case HTTP_PARSE_ERROR:
+        break;
+    }
+    connection_refuse_malformed(conn, http_parser_error(conn->parser),
+                                http_parser_error_text(conn->parser));
+    return STEP_MORE;
+}
+
+/* Nothing is going on: the buffers' memory goes back. */
+static void connection_rest(struct connection *conn)
+{
+    if (buf_is_empty(&conn->in))
+        buf_release(&conn->in);
+    if (buf_is_empty(&conn->out))
+        buf_release(&conn->out);
+}
+
+static enum step connection_step_idle(struct connection *conn)
+{
+    if (conn->head_waits) {
+        connection_begin_exchange(conn);
+        return STEP_MORE;
+    }
+    (void)connection_flush(conn);
+    if (conn->state == CONNECTION_CLOSED)
+        return STEP_OVER;
+    if (!buf_is_empty(&conn->out))
+        return STEP_WAIT;
+    if (!buf_is_empty(&conn->in))
+        return connection_parse_head(conn);
+    if (connection_fill(conn))
+        return STEP_MORE;
+    if (conn->state == CONNECTION_CLOSED)
+        return STEP_OVER;
+    if (conn->peer_ended || (conn->last_request && http_parser_is_idle(conn->parser))) {
+        connection_linger(conn, conn->peer_ended ? REASON_CLOSED_BY_PEER : conn->drain_reason);
+        return STEP_MORE;
+    }
+    connection_rest(conn);
+    return STEP_WAIT;
+}
+
+/* --- exchanges -------------------------------------------------------------------------------- */
+
+static enum step connection_end_exchange(struct connection *conn, enum exchange_pump end)
+{
+    if (end == EXCHANGE_ABORT) {
+        /* What did arrive is passed on as far as the socket takes it; then the end says that it was
+         * not all. */
+        (void)connection_flush(conn);
+        if (conn->state != CONNECTION_CLOSED)
+            connection_close(conn, exchange_reason(conn->exchange));
+        return STEP_OVER;
+    }
+    if (end == EXCHANGE_CLOSE) {
+        connection_linger(conn, REASON_CLOSED_AFTER_ANSWER);
+        return STEP_MORE;
+    }
+    exchange_free(&conn->exchange);
+    http_parser_next(conn->parser);
+    connection_set_state(conn, CONNECTION_IDLE);
+    return STEP_MORE;
+}
+
+static enum step connection_step_exchange(struct connection *conn)
+{
+    bool moved = connection_fill(conn);
+
+    if (conn->state == CONNECTION_CLOSED)
+        return STEP_OVER;
+    if (conn->peer_ended && !exchange_peer_ended(conn->exchange)) {
+        connection_close(conn, REASON_CLOSED_BY_PEER);
+        return STEP_OVER;
+    }
+    enum exchange_pump pump = exchange_pump(conn->exchange);
+    if (pump != EXCHANGE_WAIT)
+        return connection_end_exchange(conn, pump);
+    if (connection_flush(conn))
+        moved = true;
+    if (conn->state == CONNECTION_CLOSED)
+        return STEP_OVER;
+    if (!conn->peer_ended && !conn->read_armed && buf_space(&conn->in) >= READ_LEAST) {
+        connection_arm_read(conn, true);
+        moved = conn->readable || moved;
+    }
+    return moved ? STEP_MORE : STEP_WAIT;
+}
+
+/* --- the loop --------------------------------------------------------------------------------- */
+
+static enum step connection_step(struct connection *conn)
+{
+    switch (conn->state) {
+    case CONNECTION_HANDSHAKE:
+        return connection_step_handshake(conn);
+    case CONNECTION_ADMITTING:
+        /* The request may be on its way already; take it off the socket. */
+        (void)connection_fill(conn);
+        if (conn->state != CONNECTION_CLOSED && conn->peer_ended && buf_is_empty(&conn->in) &&
+            !conn->head_waits)
+            connection_close(conn, REASON_CLOSED_BY_PEER);
+        return STEP_WAIT;
+    case CONNECTION_IDLE:
+        return connection_step_idle(conn);
+    case CONNECTION_EXCHANGE:
+        return connection_step_exchange(conn);
+    case CONNECTION_LINGER:
+        return connection_step_linger(conn);
+    case CONNECTION_CLOSED:
+        break;
+    }
+    return STEP_OVER;
+}
+
+static void connection_run(struct connection *conn)
+{
+    static const struct timeval at_once = {0, 0};
+    enum step step = STEP_MORE;
+
+    for (int i = 0; i < STEPS_A_TURN && step == STEP_MORE; i++)
+        step = connection_step(conn);
+    if (conn->state == CONNECTION_CLOSED)
+        return;
+    if (step == STEP_MORE)
+        (void)evtimer_add(&conn->again_event, &at_once);
+    connection_update_deadline(conn);
+}
+
+static void on_readable(evutil_socket_t fd, short what, void *arg)
+{
+    struct connection *conn = arg;
+
+    (void)fd;
+    (void)what;
+    if (conn->state == CONNECTION_CLOSED)
+        return;
+    conn->readable = true;
+    connection_run(conn);
+}
+
+static void on_writable(evutil_socket_t fd, short what, void *arg)
+{
+    struct connection *conn = arg;
+
+    (void)fd;
+    (void)what;
+    if (conn->state == CONNECTION_CLOSED)
+        return;
+    conn->writable = true;
+    connection_run(conn);
+}
+
+static void on_again(evutil_socket_t fd, short what, void *arg)
+{
+    struct connection *conn = arg;
+
+    (void)fd;
+    (void)what;
+    if (conn->state != CONNECTION_CLOSED)
+        connection_run(conn);
+}
+
+static void on_exchange_wake(void *arg)
+{
+    struct connection *conn = arg;
+
+    if (conn->state == CONNECTION_EXCHANGE)
+        connection_run(conn);
+}
+
+static void connection_timed_out(struct connection *conn)
+{
+    switch (conn->phase) {
+    case PHASE_HANDSHAKE:
+        stat_add(&conn->worker->stats->handshakes_failed, 1);
+        connection_close(conn, REASON_HANDSHAKE_TIMEOUT);
+        return;
+    case PHASE_ADMITTING:
+        connection_close(conn, REASON_STORE_UNAVAILABLE);
+        return;
+    case PHASE_IDLE:
+        connection_linger(conn, REASON_IDLE_TIMEOUT);
+        break;
+    case PHASE_HEAD:
+        connection_refuse_malformed(conn, REASON_REQUEST_TIMEOUT, NULL);
+        break;
+    case PHASE_BODY:
+        exchange_refuse(conn->exchange, REASON_REQUEST_TIMEOUT, NULL);
+        break;
+    case PHASE_WRITE:
+        connection_close(conn, REASON_WRITE_TIMEOUT);
+        return;
+    case PHASE_ANSWER:
+        break;
+    case PHASE_LINGER:
+        connection_close(conn, conn->close_reason);
+        return;
+    }
+    connection_run(conn);
+}
+
+static void on_timer(evutil_socket_t fd, short what, void *arg)
+{
+    struct connection *conn = arg;
+    int64_t now_ms = clock_monotonic_ms();
+
+    (void)fd;
+    (void)what;
+    if (conn->state == CONNECTION_CLOSED)
+        return;
+    conn->timer_at_ms = INT64_MAX;
+    if (now_ms >= conn->drain_until_ms)
+        connection_close(conn, conn->drain_reason);
+    else if (now_ms >= conn->phase_until_ms)
+        connection_timed_out(conn);
+    if (conn->state != CONNECTION_CLOSED)
+        connection_arm_timer(conn, now_ms);
+}
+
+/* --- birth ------------------------------------------------------------------------------------ */
+
+static struct stream *connection_stream(struct worker *worker,
+                                        const struct connection_origin *origin)
+{
+    struct tls_server *server =
+        origin->listener != NULL
+            ? snapshot_tls_server(worker->generation->snapshot, origin->listener->name)
+            : NULL;
+    return server != NULL ? stream_new_tls(server, origin->fd) : stream_new_plain(origin->fd);
+}
+
+static void connection_init_events(struct connection *conn)
+{
+    struct event_base *base = conn->worker->base;
+    int fd = stream_fd(conn->stream);
+
+    (void)event_assign(&conn->read_event, base, fd, EV_READ | EV_PERSIST, on_readable, conn);
+    (void)event_assign(&conn->write_event, base, fd, EV_WRITE, on_writable, conn);
+    (void)evtimer_assign(&conn->again_event, base, on_again, conn);
+    (void)evtimer_assign(&conn->timer, base, on_timer, conn);
+    connection_arm_read(conn, true);
+}
+
+static struct connection *connection_new(struct worker *worker,
+                                         const struct connection_origin *origin)
+{
+    const struct config *config = worker->generation->snapshot->config;
+    struct connection *conn = mem_new(struct connection);
+
+    conn->worker = worker;
+    conn->tls_generation = generation_ref(worker->generation);
+    conn->stream = connection_stream(worker, origin);
+    conn->parser = http_parser_new(HTTP_PARSER_REQUEST, (struct http_parser_limits){
+                                                            .head_max = config->http.head_max,
+                                                            .fields_max = config->http.fields_max,
+                                                        });
+    buf_init(&conn->in, config->http.buffer);
+    buf_init(&conn->out, config->http.buffer);
+    str_copy_cut(conn->peer.address, sizeof(conn->peer.address), str_c(origin->address));
+    conn->peer.port = origin->port;
+    conn->env = (struct exchange_env){
+        .worker = worker,
+        .generation = generation_ref(worker->generation),
+        .listener = origin->listener,
+        .peer = &conn->peer,
+        .server_name = "",
+        .parser = conn->parser,
+        .in = &conn->in,
+        .out = &conn->out,
+        .wake = on_exchange_wake,
+        .arg = conn,
+    };
+    conn->refusal = REASON_UNDECIDED;
+    conn->writable = true;
+    conn->phase = PHASE_LINGER; /* so that the first update sets HANDSHAKE's deadline */
+    conn->phase_until_ms = conn->drain_until_ms = conn->timer_at_ms = INT64_MAX;
+    conn->drain_reason = REASON_DRAINED;
+    conn->peer.opened_ms = clock_monotonic_ms();
+    connection_index_link_init(&conn->index);
+    connection_init_events(conn);
+    return conn;
+}
+
+void connection_accept(struct worker *worker, const struct connection_origin *origin)
+{
+    stat_add(&worker->stats->connections_accepted, 1);
+    if (worker->n_connections >= worker->connections_max) {
+        stat_add(&worker->stats->closes[REASON_TOO_MANY_CONNECTIONS], 1);
+        (void)evutil_closesocket(origin->fd);
+        return;
+    }
+    struct connection *conn = connection_new(worker, origin);
+    list_push_back(&worker->connections, &conn->link);
+    worker->n_connections++;
+    stat_set(&worker->stats->connections_open, worker->n_connections);
+    connection_run(conn);
+}
+
+/* --- what happens to many --------------------------------------------------------------------- */
+
+static void connection_drain(struct connection *conn, enum reason reason, int64_t within_ms)
+{
+    int64_t now_ms = clock_monotonic_ms();
+
+    if (conn->state == CONNECTION_LINGER || conn->state == CONNECTION_CLOSED)
+        return;
+    conn->last_request = true;
+    conn->drain_reason = reason;
+    if (conn->drain_until_ms > now_ms + within_ms)
+        conn->drain_until_ms = now_ms + within_ms;
+    if (conn->exchange != NULL)
+        exchange_close_after(conn->exchange);
+    connection_arm_timer(conn, now_ms);
+    connection_run(conn);
+}
+
+static bool connection_is_meant(const struct connection *conn, const struct store_cut *cut)
+{
+    const struct credentials *credentials = conn->admission.credentials;
+
+    switch (cut->kind) {
+    case DENY_KEY:
+        return strcmp(credentials->key.id.hex, cut->id) == 0;
+    case DENY_CERTIFICATE:
+        return strcmp(credentials->certificate.hex, cut->id) == 0;
+    case DENY_DEVICE:
+        return strcmp(credentials->device, cut->id) == 0;
+    }
+    return true;
+}
+
+static void connection_cut(struct connection *conn, const struct store_cut *cut)
+{
+    if (!connection_is_meant(conn, cut))
+        return;
+    if (conn->state == CONNECTION_ADMITTING)
+        conn->cut_meanwhile = true;
+    if (!conn->peer.admitted)
+        return;
+    stat_add(&conn->worker->stats->cuts, 1);
+    if (cut->mode == CUT_NOW) {
+        connection_close(conn, REASON_CUT_DENIED);
+        return;
+    }
+    /* A request that is on its way is a new one: it is decided again, and learns why it is refused.
+     */
+    conn->distrusted = conn->retired = true;
+    connection_drain(conn, REASON_CUT_RETIRED, connection_config(conn)->rotation.drain_ms);
+}
+
+static void on_visit(struct connection_index_link *link, void *arg)
+{
+    connection_cut(CONTAINER_OF(link, struct connection, index), arg);
+}
+
+void connections_cut(struct worker *worker, const struct store_cut *cut)
+{
+    const char *device = cut->kind == DENY_DEVICE ? cut->id : cut->device;
+    struct store_cut mutable = *cut;
+
+    /* A retired key is its device's own. */
+    if (cut->kind == DENY_DEVICE || (cut->mode == CUT_DRAIN && device[0] != '\0')) {
+        connection_index_visit(worker->index_by_device, device, on_visit, &mutable);
+        return;
+    }
+    /* A key or a certificate that an operator has denied: whoever stole it may have spoken under
+     * other names than the one that the denial gives, if it gives any. Rare, and worth a look at
+     * each. */
+    list_for_each_safe (link, following, &worker->connections) {
+        struct connection *conn = list_entry(link, struct connection, link);
+        if (list_is_linked(&conn->index.link))
+            connection_cut(conn, cut);
+    }
+}
+
+void connections_distrust(struct worker *worker)
+{
+    list_for_each_safe (link, following, &worker->connections) {
+        struct connection *conn = list_entry(link, struct connection, link);
+        conn->distrusted = true;
+        if (conn->state == CONNECTION_ADMITTING)
+            conn->cut_meanwhile = true;
+    }
+}
+
+void connections_recheck(struct worker *worker, const struct snapshot *snapshot)
+{
+    list_for_each_safe (link, following, &worker->connections) {
+        struct connection *conn = list_entry(link, struct connection, link);
+        if (connection_is_untrusted(conn, snapshot))
+            connection_close(conn, REASON_CUT_UNTRUSTED);
+    }
+}
+
+void connections_drain(struct worker *worker, int64_t within_ms)
+{
+    list_for_each_safe (link, following, &worker->connections)
+        connection_drain(list_entry(link, struct connection, link), REASON_DRAINED, within_ms);
+}
+
+void connections_close_all(struct worker *worker)
+{
+    list_for_each_safe (link, following, &worker->connections)
+        connection_close(list_entry(link, struct connection, link), REASON_DRAINED);
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* One accepted connection, of a device or an operator, from its first byte to its last.
+ *
+ *      HANDSHAKE ──▶ ADMITTING ──▶ IDLE ──head──▶ EXCHANGE ──▶ IDLE …
+ *          │             ▲          │ │              │
+ *          │             └──────────┘ │              │ last answer, drained, idle too long
+ *          │          not sure any    ▼              ▼
+ *          └────────▶ CLOSED ◀───── LINGER ◀─────────┘
+ *
+ * A connection belongs to its worker and is touched by that worker's thread alone. Whoever wants to
+ * end one closes it with a reason; it is freed at the end of the loop's turn.
+ *
+ * Trust: a device's connection is entered into the worker's index before its record is read, so
+ * that no denial can slip between reading and listening. While the event log is fresh, an admitted
+ * connection is trusted; otherwise, or after a gap in the log, the next request is decided again
+ * first. */
+#pragma once
+
+#include "gateway/base/macros.h"
+#include "gateway/daemon/worker.h"
+
+struct connection;
+
+struct connection_origin {
+    int fd; /* taken over */
+    const struct config_listener
+        *listener; /* of worker->generation's config; NULL: the operator's own listener */
+    const char *address;
+    uint16_t port; /* 0 on Unix sockets */
+};
+
+/* Starts serving. A connection above the worker's limit is closed at once. */
+void connection_accept(struct worker *worker, const struct connection_origin *origin);
+
+/* From the event log: cuts, or drains, exactly the connections that were admitted with what it
+ * names. */
+void connections_cut(struct worker *worker, const struct store_cut *cut);
+/* Any cut may have been missed: each connection is decided again before its next request. */
+void connections_distrust(struct worker *worker);
+/* After a reload: cuts what the new snapshot no longer trusts. */
+void connections_recheck(struct worker *worker, const struct snapshot *snapshot);
+/* No new requests; exchanges in flight may go on for that long. Idle connections end now. */
+void connections_drain(struct worker *worker, int64_t within_ms);
+/* Now. */
+void connections_close_all(struct worker *worker);
+/* Frees what was closed. Called by the worker when no callback of a connection is on the stack. */
+void connections_sweep(struct worker *worker);

@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "gateway/daemon/daemon.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "gateway/base/log.h"
+#include "gateway/base/mem.h"
+#include "gateway/daemon/worker.h"
+#include "gateway/operator/metrics.h"
+#include "gateway/store/embedded.h"
+#include "gateway/store/startup.h"
+
+enum {
+    WATCH_MS = 50,
+    ERROR_MAX = 1024,
+};
+
+struct daemon {
+    const struct config *config; /* ref; the newest */
+    struct event_base *base;     /* owned */
+    struct embedded *embedded;   /* owned; NULL with a Redis of the operator's */
+    struct worker_group *group;  /* owned */
+    struct event *signals[3];    /* owned: TERM, INT, HUP */
+    struct event *watch;         /* owned */
+    bool draining;
+    bool was_ready;
+};
+
+void daemon_print_error(const char *line, void *arg)
+{
+    (void)arg;
+    (void)fprintf(stderr, "%s\n", line);
+}
+
+/* --- signals ---------------------------------------------------------------------------------- */
+
+static void on_stop(evutil_socket_t signal, short what, void *arg)
+{
+    struct daemon *daemon = arg;
+
+    (void)what;
+    if (daemon->draining) {
+        log_write(LOG_NOTICE, "stopping at once", LOG_INT("signal", signal));
+        worker_group_stop(daemon->group);
+    } else {
+        log_write(LOG_NOTICE, "draining", LOG_INT("signal", signal),
+                  LOG_INT("within_ms", daemon->config->drain_timeout_ms));
+        worker_group_drain(daemon->group);
+    }
+    daemon->draining = true;
+}
+
+static void log_reload_refused(const char *line, void *arg)
+{
+    (void)arg;
+    log_write(LOG_ERROR, "reload refused", LOG_STR("error", line));
+}
+
+static void on_reload(evutil_socket_t signal, short what, void *arg)
+{
+    struct daemon *daemon = arg;
+    char error[ERROR_MAX];
+
+    (void)signal;
+    (void)what;
+    const struct config *config = config_load(daemon->config->path, log_reload_refused, NULL);
+    if (config == NULL)
+        return;
+    const char *obstacle = config_reload_obstacle(daemon->config, config);
+    struct snapshot *snapshot =
+        obstacle == NULL ? snapshot_new(config, error, sizeof(error)) : NULL;
+    if (snapshot == NULL) {
+        log_reload_refused(obstacle != NULL ? obstacle : error, NULL);
+        config_unref(&config);
+        return;
+    }
+    worker_group_reload(daemon->group, snapshot);
+    snapshot_unref(&snapshot);
+    log_set_level(config->log.level);
+    config_unref(&daemon->config);
+    daemon->config = config;
+    log_write(LOG_NOTICE, "reloaded", LOG_STR("file", config->path));
+}
+
+static void on_watch(evutil_socket_t fd, short what, void *arg)
+{
+    struct daemon *daemon = arg;
+    bool ready = metrics_is_ready(daemon->group);
+
+    (void)fd;
+    (void)what;
+    /* The loop goes on to the end, so that a second signal is heard and the embedded store stays up
+     * for what drains. */
+    if (worker_group_is_finished(daemon->group))
+        (void)event_base_loopbreak(daemon->base);
+    if (daemon->draining || ready == daemon->was_ready)
+        return;
+    daemon->was_ready = ready;
+    if (ready)
+        log_write(LOG_NOTICE, "ready");
+    else
+        log_write(LOG_WARNING, "not ready: the store cannot be read, or its log not followed");
+}
+
+/* --- start and stop --------------------------------------------------------------------------- */
+
+/* As many descriptors as we may have: a connection is one, or two with its backend. */
+static void raise_descriptor_limit(const struct config *config)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur < config->max_connections)
+        log_write(
+            LOG_WARNING,
+            "the limit of open files is below max_connections: raise it (LimitNOFILE, ulimit -n)",
+            LOG_INT("files", limit.rlim_cur), LOG_INT("max_connections", config->max_connections));
+}
+
+/* The operator's socket lives there, and the embedded store. */
+static bool make_state_dir(const struct config *config, char *error, size_t error_size)
+{
+    if (mkdir(config->state_dir, 0700) == 0 || errno == EEXIST)
+        return true;
+    (void)snprintf(error, error_size, "cannot create state_dir %s: %s", config->state_dir,
+                   strerror(errno));
+    return false;
+}
+
+static bool daemon_start_store(struct daemon *daemon, char *error, size_t error_size)
+{
+    if (daemon->config->store.redis == NULL) {
+        daemon->embedded = embedded_start(daemon->base, daemon->config, error, error_size);
+        if (daemon->embedded == NULL)
+            return false;
+    }
+    const char *socket = daemon->embedded != NULL ? embedded_socket(daemon->embedded) : NULL;
+    switch (store_startup_check(daemon->config, socket, error, error_size)) {
+    case STORE_STARTUP_READY:
+        return true;
+    case STORE_STARTUP_UNREACHABLE:
+        log_write(LOG_WARNING, "the store cannot be reached yet; starting all the same",
+                  LOG_STR("error", error));
+        return true;
+    case STORE_STARTUP_WRONG:
+        break;
+    }
+    return false;
+}
+
+static bool daemon_start_workers(struct daemon *daemon, char *error, size_t error_size)
+{
+    const char *socket = daemon->embedded != NULL ? embedded_socket(daemon->embedded) : NULL;
+    struct snapshot *snapshot = snapshot_new(daemon->config, error, error_size);
+
+    if (snapshot == NULL)
+        return false;
+    daemon->group = worker_group_new(snapshot, socket, error, error_size);
+    snapshot_unref(&snapshot);
+    return daemon->group != NULL;
+}
+
+static void daemon_watch_signals(struct daemon *daemon)
+{
+    const struct timeval watch = {.tv_usec = WATCH_MS * 1000};
+
+    daemon->signals[0] = evsignal_new(daemon->base, SIGTERM, on_stop, daemon);
+    daemon->signals[1] = evsignal_new(daemon->base, SIGINT, on_stop, daemon);
+    daemon->signals[2] = evsignal_new(daemon->base, SIGHUP, on_reload, daemon);
+    daemon->watch = event_new(daemon->base, -1, EV_PERSIST, on_watch, daemon);
+    if (daemon->watch == NULL)
+        abort();
+    for (size_t i = 0; i < ARRAY_SIZE(daemon->signals); i++) {
+        if (daemon->signals[i] == NULL || event_add(daemon->signals[i], NULL) != 0)
+            abort();
+    }
+    (void)event_add(daemon->watch, &watch);
+}
+
+/* Workers leave all signals to the main thread. */
+static void daemon_start_threads(struct daemon *daemon)
+{
+    sigset_t all, before;
+
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_BLOCK, &all, &before);
+    worker_group_start(daemon->group);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static void daemon_free(struct daemon *daemon)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(daemon->signals); i++) {
+        if (daemon->signals[i] != NULL)
+            event_free(daemon->signals[i]);
+    }
+    if (daemon->watch != NULL)
+        event_free(daemon->watch);
+    worker_group_free(&daemon->group);
+    embedded_stop(&daemon->embedded);
+    event_base_free(daemon->base);
+    config_unref(&daemon->config);
+}
+
+int daemon_run(const struct config *config)
+{
+    struct daemon daemon = {.config = config, .base = event_base_new()};
+    char error[ERROR_MAX] = "";
+
+    if (daemon.base == NULL)
+        abort();
+    (void)signal(SIGPIPE, SIG_IGN);
+    log_configure(config->log.format, config->log.level);
+    raise_descriptor_limit(config);
+    if (!make_state_dir(config, error, sizeof(error)) ||
+        !daemon_start_store(&daemon, error, sizeof(error)) ||
+        !daemon_start_workers(&daemon, error, sizeof(error))) {
+        log_write(LOG_ERROR, "cannot start", LOG_STR("error", error));
+        daemon_free(&daemon);
+        return EXIT_FAILURE;
+    }
+    daemon_watch_signals(&daemon);
+    daemon_start_threads(&daemon);
+    (void)event_base_dispatch(daemon.base);
+    worker_group_join(daemon.group);
+    daemon_free(&daemon);
+    log_write(LOG_NOTICE, "stopped");
+    return EXIT_SUCCESS;
+}

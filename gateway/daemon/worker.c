@@ -1,0 +1,420 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Orders from the main thread come as bits in `orders` and a write to an eventfd; everything else
+ * happens on the worker's own thread. A worker ends its loop when it is told to stop, or when it
+ * drains and nothing is left to drain. */
+#include "gateway/daemon/worker.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "gateway/base/clock.h"
+#include "gateway/base/encode.h"
+#include "gateway/base/mem.h"
+#include "gateway/config_write.h"
+#include "gateway/connection.h"
+#include "gateway/connection_index.h"
+#include "gateway/listener.h"
+
+enum { TICK_MS = 200 };
+
+enum order {
+    ORDER_RELOAD = 1 << 0,
+    ORDER_DRAIN = 1 << 1,
+    ORDER_STOP = 1 << 2,
+};
+
+/* --- generations ------------------------------------------------------------------------------ */
+
+/* Takes over the reference to `snapshot`. */
+static struct generation *generation_new(struct worker *worker, struct snapshot *snapshot)
+{
+    const struct config *config = snapshot->config;
+    struct generation *generation = mem_new(struct generation);
+
+    generation->refs = 1;
+    generation->snapshot = snapshot;
+    generation->pools = mem_array(config->n_backends, sizeof(*generation->pools));
+    for (size_t i = 0; i < config->n_backends; i++) {
+        const struct upstream_pool_params params = {
+            .base = worker->base,
+            .config = config,
+            .backend = &config->backends[i],
+            .scratch = worker->scratch,
+            .scratch_size = WORKER_SCRATCH_SIZE,
+        };
+        generation->pools[i] = upstream_pool_new(&params);
+    }
+    return generation;
+}
+
+struct generation *generation_ref(struct generation *generation)
+{
+    generation->refs++;
+    return generation;
+}
+
+void generation_unref(struct generation **generation_at)
+{
+    struct generation *generation = *generation_at;
+
+    *generation_at = NULL;
+    if (generation == NULL || --generation->refs > 0)
+        return;
+    for (size_t i = 0; i < generation->snapshot->config->n_backends; i++)
+        upstream_pool_unref(&generation->pools[i]);
+    mem_free(generation->pools);
+    snapshot_unref(&generation->snapshot);
+    mem_free(generation);
+}
+
+/* --- the worker's own thread ------------------------------------------------------------------ */
+
+void worker_random(struct worker *worker, void *out, size_t n)
+{
+    struct random_stock *stock = &worker->random;
+
+    if (stock->used + n > sizeof(stock->bytes)) {
+        random_bytes(stock->bytes, sizeof(stock->bytes));
+        stock->used = 0;
+    }
+    memcpy(out, stock->bytes + stock->used, n);
+    stock->used += n;
+}
+
+static void on_cut(const struct store_cut *cut, void *arg)
+{
+    connections_cut(arg, cut);
+}
+
+static void on_gap(void *arg)
+{
+    struct worker *worker = arg;
+
+    /* Finding the place in the log for the first time counts as one: whoever was admitted before
+     * may have been cut. */
+    if (worker->n_connections > 0)
+        log_write(
+            LOG_WARNING,
+            "the event log has a gap: every connection is decided again before its next request",
+            LOG_INT("connections", worker->n_connections));
+    connections_distrust(worker);
+}
+
+static void worker_stop_listening(struct worker *worker)
+{
+    list_for_each_safe (link, following, &worker->listeners) {
+        struct listener *listener = listener_of_link(link);
+        listener_free(&listener);
+    }
+}
+
+static void worker_end_when_drained(struct worker *worker)
+{
+    bool done = worker->n_connections == 0 && list_is_empty(&worker->leases);
+
+    if (worker->draining && (done || clock_monotonic_ms() >= worker->drain_until_ms))
+        (void)event_base_loopbreak(worker->base);
+}
+
+static void worker_obey_reload(struct worker *worker, struct snapshot *snapshot)
+{
+    struct generation *before = worker->generation;
+
+    worker->generation = generation_new(worker, snapshot);
+    worker->connections_max = snapshot->config->max_connections / snapshot->config->workers + 1;
+    generation_unref(&before);
+    connections_recheck(worker, snapshot);
+}
+
+static void worker_obey_drain(struct worker *worker)
+{
+    int64_t within_ms = worker->generation->snapshot->config->drain_timeout_ms;
+
+    worker->draining = true;
+    worker->drain_until_ms = clock_monotonic_ms() + within_ms;
+    worker_stop_listening(worker);
+    connections_drain(worker, within_ms);
+    worker_end_when_drained(worker);
+}
+
+static void on_orders(evutil_socket_t fd, short what, void *arg)
+{
+    struct worker *worker = arg;
+    uint64_t count;
+
+    (void)what;
+    ssize_t got = read((int)fd, &count, sizeof(count));
+    (void)got;
+    (void)pthread_mutex_lock(&worker->lock);
+    unsigned orders = worker->orders;
+    struct snapshot *snapshot = worker->ordered_snapshot;
+    worker->orders = 0;
+    worker->ordered_snapshot = NULL;
+    (void)pthread_mutex_unlock(&worker->lock);
+
+    if (orders & ORDER_STOP)
+        (void)event_base_loopbreak(worker->base);
+    if (snapshot != NULL)
+        worker_obey_reload(worker, snapshot);
+    if ((orders & ORDER_DRAIN) && !worker->draining)
+        worker_obey_drain(worker);
+}
+
+static void on_sweep(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    connections_sweep(arg);
+    worker_end_when_drained(arg);
+}
+
+static void on_tick(evutil_socket_t fd, short what, void *arg)
+{
+    struct worker *worker = arg;
+
+    (void)fd;
+    (void)what;
+    stat_set(&worker->stats->store_ready, store_is_ready(worker->store));
+    stat_set(&worker->stats->store_fresh, store_is_fresh(worker->store));
+    worker_end_when_drained(worker);
+}
+
+static void *worker_main(void *arg)
+{
+    struct worker *worker = arg;
+
+    on_tick(-1, 0, worker);
+    (void)event_base_dispatch(worker->base);
+    /* Everything of this thread ends on this thread. */
+    worker_stop_listening(worker);
+    connections_close_all(worker);
+    config_write_release_cancel_all(worker);
+    connections_sweep(worker);
+    store_free(&worker->store);
+    generation_unref(&worker->generation);
+    atomic_store(&worker->finished, true);
+    return NULL;
+}
+
+/* --- birth and death, on the main thread ------------------------------------------------------ */
+
+static struct event_base *worker_base_new(void)
+{
+    struct event_config *config = event_config_new();
+
+    if (config == NULL)
+        abort();
+    /* One epoll_ctl a descriptor and turn at most; timers from the monotonic clock without a system
+     * call each. */
+    (void)event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK);
+    (void)event_config_set_flag(config, EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST);
+    struct event_base *base = event_base_new_with_config(config);
+    event_config_free(config);
+    if (base == NULL)
+        abort();
+    return base;
+}
+
+static void worker_init_events(struct worker *worker)
+{
+    const struct timeval tick = {.tv_usec = TICK_MS * 1000};
+
+    worker->sweep = evtimer_new(worker->base, on_sweep, worker);
+    worker->tick = event_new(worker->base, -1, EV_PERSIST, on_tick, worker);
+    worker->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    worker->wake_event =
+        event_new(worker->base, worker->wake_fd, EV_READ | EV_PERSIST, on_orders, worker);
+    if (worker->sweep == NULL || worker->tick == NULL || worker->wake_fd < 0 ||
+        worker->wake_event == NULL)
+        abort();
+    (void)event_add(worker->wake_event, NULL);
+    (void)event_add(worker->tick, &tick);
+}
+
+static struct worker *worker_new(struct worker_group *group, unsigned index,
+                                 struct snapshot *snapshot)
+{
+    const struct config *config = snapshot->config;
+    struct worker *worker = mem_new(struct worker);
+
+    worker->index = index;
+    worker->group = group;
+    worker->stats = &group->stats[index];
+    worker->base = worker_base_new();
+    worker->scratch = mem_array(1, WORKER_SCRATCH_SIZE);
+    worker->random.used = sizeof(worker->random.bytes);
+    list_init(&worker->connections);
+    list_init(&worker->closed);
+    list_init(&worker->listeners);
+    list_init(&worker->leases);
+    worker->index_by_device = connection_index_new();
+    worker->connections_max = config->max_connections / config->workers + 1;
+    (void)pthread_mutex_init(&worker->lock, NULL);
+    worker_init_events(worker);
+    worker->generation = generation_new(worker, snapshot_ref(snapshot));
+    const struct store_handlers handlers = {.on_cut = on_cut, .on_gap = on_gap, .arg = worker};
+    worker->store_config = config_ref(config);
+    worker->store = store_new(worker->base, worker->store_config, group->store_socket, &handlers);
+    return worker;
+}
+
+static void worker_free(struct worker *worker)
+{
+    /* Only when the thread was never started is any of this left. */
+    worker_stop_listening(worker);
+    store_free(&worker->store);
+    config_unref(&worker->store_config);
+    generation_unref(&worker->generation);
+    snapshot_unref(&worker->ordered_snapshot);
+    connection_index_free(&worker->index_by_device);
+    event_free(worker->tick);
+    event_free(worker->wake_event);
+    event_free(worker->sweep);
+    (void)close(worker->wake_fd);
+    event_base_free(worker->base);
+    (void)pthread_mutex_destroy(&worker->lock);
+    mem_free(worker->scratch);
+    mem_free(worker);
+}
+
+static void log_listening(const char *name, const struct config_address *address, uint16_t port)
+{
+    CLEANUP(mem_free_at)
+    char *where = address->type == CONFIG_ADDRESS_UNIX ? mem_printf("unix:%s", address->host)
+                  : strchr(address->host, ':') != NULL ? mem_printf("[%s]:%u", address->host, port)
+                                                       : mem_printf("%s:%u", address->host, port);
+
+    log_write(LOG_NOTICE, "listening", LOG_STR("listener", name), LOG_STR("address", where));
+}
+
+/* The first worker's socket fixes the port when the kernel chooses; the others join it. */
+static bool group_listen(struct worker_group *group, const struct config_listener *listener,
+                         char *error, size_t error_size)
+{
+    bool is_unix = listener->address.type == CONFIG_ADDRESS_UNIX;
+    uint16_t port = 0;
+
+    for (size_t i = 0; i < (is_unix ? 1 : group->n); i++) {
+        const struct listener_params params = {
+            .worker = group->workers[i],
+            .name = listener->name,
+            .address = &listener->address,
+            .port = port,
+        };
+        struct listener *opened = listener_new(&params, error, error_size);
+        if (opened == NULL)
+            return false;
+        port = listener_port(opened);
+    }
+    log_listening(listener->name, &listener->address, port);
+    return true;
+}
+
+static bool group_listen_all(struct worker_group *group, const struct config *config, char *error,
+                             size_t error_size)
+{
+    const struct config_address address = {.type = CONFIG_ADDRESS_UNIX,
+                                           .host = config->operator.socket };
+
+    for (size_t i = 0; i < config->n_listeners; i++) {
+        if (!group_listen(group, &config->listeners[i], error, error_size))
+            return false;
+    }
+    struct listener *listener =
+        listener_new(&(struct listener_params){.worker = group->workers[0], .address = &address},
+                     error, error_size);
+    if (listener == NULL)
+        return false;
+    log_listening("operator", &address, 0);
+    return true;
+}
+
+struct worker_group *worker_group_new(struct snapshot *snapshot, const char *store_socket,
+                                      char *error, size_t error_size)
+{
+    const struct config *config = snapshot->config;
+    struct worker_group *group = mem_new(struct worker_group);
+
+    group->n = config->workers;
+    group->store_socket = store_socket;
+    group->stats = mem_array(group->n, sizeof(*group->stats));
+    group->workers = mem_array(group->n, sizeof(struct worker *));
+    for (size_t i = 0; i < group->n; i++)
+        group->workers[i] = worker_new(group, (unsigned)i, snapshot);
+    if (!group_listen_all(group, config, error, error_size))
+        worker_group_free(&group);
+    return group;
+}
+
+void worker_group_start(struct worker_group *group)
+{
+    for (size_t i = 0; i < group->n; i++) {
+        if (pthread_create(&group->workers[i]->thread, NULL, worker_main, group->workers[i]) != 0)
+            abort();
+    }
+}
+
+static void worker_order(struct worker *worker, enum order order, struct snapshot *snapshot)
+{
+    const uint64_t one = 1;
+
+    (void)pthread_mutex_lock(&worker->lock);
+    worker->orders |= order;
+    if (snapshot != NULL) {
+        snapshot_unref(&worker->ordered_snapshot);
+        worker->ordered_snapshot = snapshot_ref(snapshot);
+    }
+    (void)pthread_mutex_unlock(&worker->lock);
+    ssize_t written = write(worker->wake_fd, &one, sizeof(one));
+    (void)written;
+}
+
+void worker_group_reload(struct worker_group *group, struct snapshot *snapshot)
+{
+    for (size_t i = 0; i < group->n; i++)
+        worker_order(group->workers[i], ORDER_RELOAD, snapshot);
+}
+
+void worker_group_drain(struct worker_group *group)
+{
+    for (size_t i = 0; i < group->n; i++)
+        worker_order(group->workers[i], ORDER_DRAIN, NULL);
+}
+
+void worker_group_stop(struct worker_group *group)
+{
+    for (size_t i = 0; i < group->n; i++)
+        worker_order(group->workers[i], ORDER_STOP, NULL);
+}
+
+bool worker_group_is_finished(const struct worker_group *group)
+{
+    for (size_t i = 0; i < group->n; i++) {
+        if (!atomic_load(&group->workers[i]->finished))
+            return false;
+    }
+    return true;
+}
+
+void worker_group_join(struct worker_group *group)
+{
+    for (size_t i = 0; i < group->n; i++)
+        (void)pthread_join(group->workers[i]->thread, NULL);
+}
+
+void worker_group_free(struct worker_group **group_at)
+{
+    struct worker_group *group = *group_at;
+
+    if (group == NULL)
+        return;
+    *group_at = NULL;
+    for (size_t i = 0; i < group->n; i++)
+        worker_free(group->workers[i]);
+    mem_free(group->workers);
+    mem_free(group->stats);
+    mem_free(group);
+}

@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "gateway/listener.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "gateway/base/log.h"
+#include "gateway/base/mem.h"
+#include "gateway/connection.h"
+
+enum {
+    LISTENER_BACKLOG = 4096,
+    ACCEPTS_A_TURN = 64,   /* then live connections get their turn */
+    ACCEPT_PAUSE_MS = 100, /* when descriptors or memory are out */
+};
+
+struct listener {
+    struct list link;      /* worker->listeners */
+    struct worker *worker; /* borrowed: owns us */
+    char *name;            /* owned; NULL: the operator's own listener */
+    char *unix_path;       /* owned; NULL for TCP */
+    uint16_t port;
+    int fd; /* owned */
+    struct event accept_event;
+    struct event resume_event; /* after a pause */
+};
+
+/* --- sockets ---------------------------------------------------------------------------------- */
+
+static void say(char *error, size_t size, const char *what, const char *where, const char *why)
+{
+    (void)snprintf(error, size, "cannot %s %s: %s", what, where, why);
+}
+
+static int open_tcp(const struct config_address *address, uint16_t port, char *error,
+                    size_t error_size)
+{
+    const struct addrinfo hints = {.ai_family = AF_UNSPEC,
+                                   .ai_socktype = SOCK_STREAM,
+                                   .ai_flags = AI_PASSIVE};
+    struct addrinfo *found = NULL;
+    char where[300], service[8];
+    const int on = 1;
+
+    (void)snprintf(service, sizeof(service), "%u", port != 0 ? port : address->port);
+    (void)snprintf(where, sizeof(where), "%s port %s", address->host, service);
+    int failed = getaddrinfo(address->host, service, &hints, &found);
+    if (failed != 0) {
+        say(error, error_size, "resolve", where, gai_strerror(failed));
+        return -1;
+    }
+    int fd = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
+        setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) != 0 ||
+        bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, LISTENER_BACKLOG) != 0) {
+        say(error, error_size, "listen on", where, strerror(errno));
+        if (fd >= 0)
+            (void)close(fd);
+        fd = -1;
+    }
+    freeaddrinfo(found);
+    return fd;
+}
+
+/* Somebody who is gone left the file behind; one who lives answers. */
+static bool unix_socket_is_live(const struct sockaddr_un *where)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (fd < 0)
+        return true;
+    bool live = connect(fd, (const struct sockaddr *)where, sizeof(*where)) == 0;
+    (void)close(fd);
+    return live;
+}
+
+static int open_unix(const char *path, char *error, size_t error_size)
+{
+    struct sockaddr_un where = {.sun_family = AF_UNIX};
+    struct stat found;
+
+    if (!str_copy(where.sun_path, sizeof(where.sun_path), str_c(path))) {
+        say(error, error_size, "listen on", path,
+            "the path of a Unix socket is at most 107 bytes long");
+        return -1;
+    }
+    if (lstat(path, &found) == 0 && S_ISSOCK(found.st_mode)) {
+        if (unix_socket_is_live(&where)) {
+            say(error, error_size, "listen on", path, "another process serves it");
+            return -1;
+        }
+        (void)unlink(path);
+    }
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    mode_t before = umask(0177);
+    bool bound = fd >= 0 && bind(fd, (const struct sockaddr *)&where, sizeof(where)) == 0;
+    (void)umask(before);
+    if (!bound || listen(fd, LISTENER_BACKLOG) != 0) {
+        say(error, error_size, "listen on", path, strerror(errno));
+        if (fd >= 0)
+            (void)close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+static uint16_t bound_port(int fd)
+{
+    struct sockaddr_storage bound;
+    socklen_t len = sizeof(bound);
+
+    if (getsockname(fd, (struct sockaddr *)&bound, &len) != 0)
+        return 0;
+    if (bound.ss_family == AF_INET)
+        return ntohs(((const struct sockaddr_in *)&bound)->sin_port);
+    return bound.ss_family == AF_INET6 ? ntohs(((const struct sockaddr_in6 *)&bound)->sin6_port)
+                                       : 0;
+}
+
+/* --- accepting -------------------------------------------------------------------------------- */
+
+/* The listener's settings in the snapshot that new connections get. */
+static const struct config_listener *listener_config(const struct listener *listener)
+{
+    const struct config *config = listener->worker->generation->snapshot->config;
+
+    for (size_t i = 0; listener->name != NULL && i < config->n_listeners; i++) {
+        if (strcmp(config->listeners[i].name, listener->name) == 0)
+            return &config->listeners[i];
+    }
+    return NULL;
+}
+
+static void listener_hand_over(struct listener *listener, int fd,
+                               const struct sockaddr_storage *peer)
+{
+    struct connection_origin origin = {.fd = fd,
+                                       .listener = listener_config(listener),
+                                       .address = "unix"};
+    char address[INET6_ADDRSTRLEN] = "";
+    const int on = 1;
+
+    if (peer->ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)peer;
+        origin.address = inet_ntop(AF_INET, &in->sin_addr, address, sizeof(address));
+        origin.port = ntohs(in->sin_port);
+    } else if (peer->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)peer;
+        origin.address = inet_ntop(AF_INET6, &in6->sin6_addr, address, sizeof(address));
+        origin.port = ntohs(in6->sin6_port);
+    }
+    if (origin.port != 0)
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    connection_accept(listener->worker, &origin);
+}
+
+/* Without descriptors the socket would stay readable and spin the loop: look away for a moment. */
+static void listener_pause(struct listener *listener)
+{
+    const struct timeval pause = {.tv_usec = ACCEPT_PAUSE_MS * 1000};
+
+    log_write(LOG_ERROR, "cannot accept connections", LOG_STR("error", strerror(errno)),
+              LOG_STR("listener", listener->name != NULL ? listener->name : "operator"));
+    (void)event_del(&listener->accept_event);
+    (void)evtimer_add(&listener->resume_event, &pause);
+}
+
+static void on_acceptable(evutil_socket_t listen_fd, short what, void *arg)
+{
+    struct listener *listener = arg;
+
+    (void)what;
+    for (int i = 0; i < ACCEPTS_A_TURN; i++) {
+        struct sockaddr_storage peer = {0};
+        socklen_t len = sizeof(peer);
+        int fd =
+            accept4((int)listen_fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0) {
+            listener_hand_over(listener, fd, &peer);
+            continue;
+        }
+        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+            listener_pause(listener);
+        if (errno != ECONNABORTED && errno != EINTR)
+            return;
+    }
+}
+
+static void on_resume(evutil_socket_t fd, short what, void *arg)
+{
+    struct listener *listener = arg;
+
+    (void)fd;
+    (void)what;
+    (void)event_add(&listener->accept_event, NULL);
+}
+
+struct listener *listener_new(const struct listener_params *params, char *error, size_t error_size)
+{
+    const struct config_address *address = params->address;
+    bool is_unix = address->type == CONFIG_ADDRESS_UNIX;
+    int fd = is_unix ? open_unix(address->host, error, error_size)
+                     : open_tcp(address, params->port, error, error_size);
+
+    if (fd < 0)
+        return NULL;
+    struct listener *listener = mem_new(struct listener);
+    listener->worker = params->worker;
+    listener->name = params->name != NULL ? mem_strdup(params->name) : NULL;
+    listener->unix_path = is_unix ? mem_strdup(address->host) : NULL;
+    listener->fd = fd;
+    listener->port = is_unix ? 0 : bound_port(fd);
+    (void)event_assign(&listener->accept_event, params->worker->base, fd, EV_READ | EV_PERSIST,
+                       on_acceptable, listener);
+    (void)evtimer_assign(&listener->resume_event, params->worker->base, on_resume, listener);
+    (void)event_add(&listener->accept_event, NULL);
+    list_push_back(&params->worker->listeners, &listener->link);
+    return listener;
+}
+
+void listener_free(struct listener **listener_at)
+{
+    struct listener *listener = *listener_at;
+
+    *listener_at = NULL;
+    if (listener == NULL)
+        return;
+    list_remove(&listener->link);
+    (void)event_del(&listener->accept_event);
+    (void)event_del(&listener->resume_event);
+    (void)close(listener->fd);
+    if (listener->unix_path != NULL)
+        (void)unlink(listener->unix_path);
+    mem_free(listener->unix_path);
+    mem_free(listener->name);
+    mem_free(listener);
+}
+
+uint16_t listener_port(const struct listener *listener)
+{
+    return listener->port;
+}
+
+struct list *listener_link(struct listener *listener)
+{
+    return &listener->link;
+}
+
+struct listener *listener_of_link(struct list *link)
+{
+    return list_entry(link, struct listener, link);
+}

@@ -1,0 +1,526 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "gateway/operator/operator.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "gateway/admission.h"
+#include "gateway/base/clock.h"
+#include "gateway/base/mem.h"
+#include "gateway/operator/metrics.h"
+#include "gateway/tls/pubkey.h"
+#include "policy/denial.h"
+#include "policy/rotation.h"
+
+enum { EVENTS_DEFAULT = 100, EVENTS_MAX = 1000 };
+
+/* One act of an operator, from its parsed request to its answer. Memory of the exchange. */
+struct act {
+    struct exchange *exchange; /* borrowed: owns us */
+    char device[DEVICE_NAME_MAX + 1];
+    enum deny_kind kind;
+    char id[LABEL_MAX + 1];
+    int64_t until_ms;
+    struct pubkey key;
+    char reason[TEXT_MAX + 1];
+    char origin[32];
+};
+
+static void free_json(json_t **json)
+{
+    json_decref(*json);
+}
+
+static struct store *act_store(const struct act *act)
+{
+    return exchange_env(act->exchange)->worker->store;
+}
+
+static bool method_is(const struct exchange *ex, const char *method)
+{
+    return str_eq(exchange_head(ex)->method, str_c(method));
+}
+
+/* --- what a request says ---------------------------------------------------------------------- */
+
+/* The value of ?name=…, undecoded: what operators look up needs no escapes. */
+static struct str query_value(const struct exchange *ex, struct str name)
+{
+    struct str rest = exchange_target(ex)->query, pair;
+
+    if (rest.len > 0)
+        rest = (struct str){rest.p + 1, rest.len - 1};
+    while (rest.len > 0 && str_split(&rest, '&', &pair)) {
+        if (pair.len > name.len && str_starts(pair, name) && pair.p[name.len] == '=')
+            return (struct str){pair.p + name.len + 1, pair.len - name.len - 1};
+    }
+    return (struct str){"", 0};
+}
+
+/* "2026-11-22T22:30:00Z": whole seconds, UTC. */
+static bool parse_until(const char *text, int64_t *out_ms)
+{
+    struct tm tm = {0};
+    const char *end = strptime(text, "%Y-%m-%dT%H:%M:%SZ", &tm);
+
+    if (end == NULL || *end != '\0')
+        return false;
+    *out_ms = (int64_t)timegm(&tm) * 1000;
+    return *out_ms > 0;
+}
+
+/* True when the member is absent, or a string that fits. */
+static bool take_string(const json_t *json, const char *name, char *out, size_t size)
+{
+    const json_t *value = json_object_get(json, name);
+
+    return value == NULL ||
+           (json_is_string(value) &&
+            str_copy(out, size, (struct str){json_string_value(value), json_string_length(value)}));
+}
+
+/* NULL, or what is wrong with the body. */
+static const char *act_read_body(struct act *act)
+{
+    struct str body = exchange_body(act->exchange);
+    CLEANUP(free_json)
+    json_t *json = body.len > 0 ? json_loadb(body.p, body.len, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    char until[32] = "";
+
+    if (!json_is_object(json))
+        return "Expected a JSON object with a field \"reason\".";
+    if (!take_string(json, "reason", act->reason, sizeof(act->reason)))
+        return "\"reason\" is not a string of at most 255 bytes.";
+    if (act->device[0] == '\0' && !take_string(json, "device", act->device, sizeof(act->device)))
+        return "\"device\" is not a device's name.";
+    if (!take_string(json, "until", until, sizeof(until)) ||
+        (until[0] != '\0' && !parse_until(until, &act->until_ms)))
+        return "\"until\" is not a time like 2026-11-22T22:30:00Z.";
+    const json_t *pem = json_object_get(json, "pubkey");
+    if (pem != NULL &&
+        (!json_is_string(pem) ||
+         pubkey_parse_pem((struct str){json_string_value(pem), json_string_length(pem)},
+                          &act->key) != PUBKEY_OK))
+        return "\"pubkey\" is not the PEM of an allowed public key.";
+    return NULL;
+}
+
+static struct operator_act act_said(const struct act *act, int64_t now_ms)
+{
+    return (struct operator_act){.origin = act->origin, .reason = act->reason, .now_ms = now_ms};
+}
+
+static struct act *act_new(struct exchange *ex)
+{
+    struct act *act = mem_new(struct act);
+    const struct exchange_peer *peer = exchange_env(ex)->peer;
+
+    act->exchange = ex;
+    if (peer->has_uid)
+        (void)snprintf(act->origin, sizeof(act->origin), "operator uid:%u", peer->uid);
+    else
+        (void)snprintf(act->origin, sizeof(act->origin), "operator");
+    *exchange_service_state(ex) = act;
+    return act;
+}
+
+/* --- devices ---------------------------------------------------------------------------------- */
+
+static json_t *json_time(int64_t wall_ms)
+{
+    char text[CLOCK_RFC3339_SIZE];
+
+    if (wall_ms == 0)
+        return json_null();
+    clock_format_rfc3339(wall_ms, text);
+    return json_string(text);
+}
+
+static json_t *describe_pending(const struct device_record *record)
+{
+    if (!record_rotation_pending(record))
+        return json_null();
+    return json_pack("{s:s, s:s, s:o, s:s, s:b}", "key", record->pending.id.hex, "pubkey",
+                     record->pending.pem, "since", json_time(record->pending_since_ms), "rotation",
+                     record->rotation_id, "stalled", record->stalled);
+}
+
+static json_t *describe_device(const struct store_view *view)
+{
+    const struct device_record *record = &view->record;
+    size_t in_flight = 0;
+
+    for (size_t i = 0; i < record->n_leases; i++)
+        in_flight += record->leases[i].expires_ms > view->now_ms;
+    return json_pack(
+        "{s:s, s:s, s:s, s:b, s:I, s:I, s:o, s:o, s:{s:s, s:s, s:o, s:o}, s:o, s:I, s:{s:b, s:b}}",
+        "device", record->name, "factory", record->factory, "group", record->group, "production",
+        record->production, "generation", (json_int_t)record->generation, "version",
+        (json_int_t)record->version, "first_seen", json_time(record->first_seen_ms), "last_seen",
+        json_time(view->last_seen_ms), "current", "key", record->current.id.hex, "pubkey",
+        record->current.pem, "since", json_time(record->current_since_ms), "certificate_expires",
+        json_time(record->current_cert_expires_ms), "pending", describe_pending(record),
+        "config_writes_in_flight", (json_int_t)in_flight, "denied", "device", view->denied.device,
+        "key", view->denied.key);
+}
+
+/* Second look: the deny-list's word on the current key, whose id only the first look told. */
+static void on_device_read(enum store_result result, const struct store_view *view, void *arg)
+{
+    struct act *act = arg;
+    struct exchange *ex = act->exchange;
+
+    *exchange_store_slot(ex) = NULL;
+    if (result != STORE_OK) {
+        exchange_refuse_store(ex, result);
+    } else if (!record_exists(&view->record)) {
+        exchange_refuse(ex, REASON_NO_SUCH_DEVICE, NULL);
+    } else if (strcmp(act->id, view->record.current.id.hex) != 0) {
+        str_copy_cut(act->id, sizeof(act->id), str_c(view->record.current.id.hex));
+        const struct store_query query = {.device = act->device, .key = act->id};
+        *exchange_store_slot(ex) = store_read(act_store(act), &query, on_device_read, act);
+        return;
+    } else {
+        exchange_answer_json(ex, 200, REASON_OK, describe_device(view));
+    }
+    exchange_wake(ex);
+}
+
+static void show_device(struct act *act)
+{
+    const struct store_query query = {.device = act->device};
+
+    *exchange_store_slot(act->exchange) = store_read(act_store(act), &query, on_device_read, act);
+}
+
+/* --- acts that change something --------------------------------------------------------------- */
+
+static void on_act_done(enum store_result result, const struct store_view *view,
+                        const struct decision *decision, void *arg)
+{
+    struct act *act = arg;
+    struct exchange *ex = act->exchange;
+
+    (void)view;
+    *exchange_transition_slot(ex) = NULL;
+    if (result != STORE_OK) {
+        exchange_refuse_store(ex, result);
+    } else if (decision->verdict != VERDICT_PASS) {
+        exchange_refuse(ex, decision->reason, NULL);
+    } else {
+        if (decision->commits)
+            audit_decision(decision, act->device, exchange_env(ex)->peer->address);
+        exchange_answer_json(ex, 200, decision->reason,
+                             json_pack("{s:s, s:s}", "reason", reason_wire(decision->reason),
+                                       "text", reason_text(decision->reason)));
+    }
+    exchange_wake(ex);
+}
+
+static void act_start(struct act *act, const struct store_query *query,
+                      transition_decide_fn *decide)
+{
+    *exchange_transition_slot(act->exchange) =
+        transition_start(act_store(act), query, decide, on_act_done, act);
+}
+
+static void decide_cancel(const struct store_view *view, struct decision *out, void *arg)
+{
+    const struct act *act = arg;
+    struct operator_act said = act_said(act, view->now_ms);
+
+    rotation_cancel(&view->record, &said, out);
+}
+
+static void decide_accept_key(const struct store_view *view, struct decision *out, void *arg)
+{
+    const struct act *act = arg;
+
+    rotation_accept_key(
+        &(struct key_acceptance){
+            .record = &view->record,
+            .device = act->device,
+            .key = &act->key,
+            .key_denied = view->next_key_denied,
+            .act = act_said(act, view->now_ms),
+        },
+        out);
+}
+
+static void act_on_device(struct act *act, struct str verb)
+{
+    const char *wrong = act_read_body(act);
+    struct store_query query = {.device = act->device};
+
+    if (wrong != NULL) {
+        exchange_refuse(act->exchange, REASON_REQUEST_BODY_INVALID, wrong);
+    } else if (str_eq(verb, STR("cancel-rotation"))) {
+        act_start(act, &query, decide_cancel);
+    } else if (!str_eq(verb, STR("accept-key"))) {
+        exchange_refuse(act->exchange, REASON_NO_ROUTE, NULL);
+    } else if (!digest_is_set(&act->key.id)) {
+        exchange_refuse(act->exchange, REASON_REQUEST_BODY_INVALID,
+                        "Expected the key to accept in \"pubkey\".");
+    } else {
+        query.next_key = act->key.id.hex;
+        act_start(act, &query, decide_accept_key);
+    }
+}
+
+/* --- the deny-list ---------------------------------------------------------------------------- */
+
+static struct denial_request act_denial(const struct act *act, int64_t now_ms)
+{
+    return (struct denial_request){
+        .kind = act->kind,
+        .id = act->id,
+        .device = act->device,
+        .until_ms = act->until_ms,
+        .act = act_said(act, now_ms),
+    };
+}
+
+static void decide_deny(const struct store_view *view, struct decision *out, void *arg)
+{
+    struct denial_request request = act_denial(arg, view->now_ms);
+
+    denial_add(&request, out);
+}
+
+static bool act_is_denied(const struct act *act, const struct store_view *view)
+{
+    return act->kind == DENY_KEY           ? view->denied.key
+           : act->kind == DENY_CERTIFICATE ? view->denied.certificate
+                                           : view->denied.device;
+}
+
+static void decide_allow(const struct store_view *view, struct decision *out, void *arg)
+{
+    const struct act *act = arg;
+    struct denial_request request = act_denial(act, view->now_ms);
+
+    denial_remove(&request, act_is_denied(act, view), out);
+}
+
+static struct store_query act_denial_query(const struct act *act)
+{
+    return (struct store_query){
+        .device = act->device,
+        .key = act->kind == DENY_KEY ? act->id : NULL,
+        .certificate = act->kind == DENY_CERTIFICATE ? act->id : NULL,
+    };
+}
+
+static void on_denial_read(enum store_result result, bool exists, const struct denial *denial,
+                           void *arg)
+{
+    struct act *act = arg;
+    struct exchange *ex = act->exchange;
+
+    *exchange_store_slot(ex) = NULL;
+    if (result != STORE_OK)
+        exchange_refuse_store(ex, result);
+    else if (!exists)
+        exchange_refuse(ex, REASON_NOT_DENIED, NULL);
+    else
+        exchange_answer_json(ex, 200, REASON_OK,
+                             json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:o}", "kind",
+                                       deny_kind_wire(denial->kind), "id", denial->id, "device",
+                                       denial->device, "reason", denial->reason, "origin",
+                                       denial->origin, "at", json_time(denial->at_ms), "until",
+                                       json_time(denial->until_ms)));
+    exchange_wake(ex);
+}
+
+static bool act_take_denied(struct act *act, struct str kind, struct str id)
+{
+    static const enum deny_kind kinds[] = {DENY_KEY, DENY_CERTIFICATE, DENY_DEVICE};
+    bool known = false;
+
+    for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+        if (str_eq(kind, str_c(deny_kind_wire(kinds[i])))) {
+            act->kind = kinds[i];
+            known = true;
+        }
+    }
+    if (!known || !str_copy(act->id, sizeof(act->id), id))
+        return false;
+    if (act->kind != DENY_DEVICE)
+        return digest_is_valid(id.p, id.len);
+    return device_name_is_valid(id.p, id.len) && str_copy(act->device, sizeof(act->device), id);
+}
+
+static void serve_denied(struct act *act, struct str kind, struct str id)
+{
+    struct exchange *ex = act->exchange;
+
+    if (!act_take_denied(act, kind, id)) {
+        exchange_refuse(ex, REASON_NO_ROUTE, "Expected /v1/denied/key|certificate|device/ID.");
+        return;
+    }
+    if (act->kind != DENY_DEVICE &&
+        !str_copy(act->device, sizeof(act->device), query_value(ex, STR("device")))) {
+        exchange_refuse(ex, REASON_DEVICE_NAME_INVALID, NULL);
+        return;
+    }
+    if (method_is(ex, "GET")) {
+        *exchange_store_slot(ex) =
+            store_read_denial(act_store(act), act->kind, act->id, act->device, on_denial_read, act);
+        return;
+    }
+    const char *wrong = act_read_body(act);
+    if (wrong != NULL) {
+        exchange_refuse(ex, REASON_REQUEST_BODY_INVALID, wrong);
+        return;
+    }
+    if (act->device[0] != '\0' && !device_name_is_valid(act->device, strlen(act->device))) {
+        exchange_refuse(ex, REASON_DEVICE_NAME_INVALID, NULL);
+        return;
+    }
+    if (act->device[0] == '\0' &&
+        exchange_env(ex)->generation->snapshot->config->store.partitions > 1) {
+        exchange_refuse(ex, REASON_REQUEST_BODY_INVALID,
+                        "With several partitions, \"device\" must say whose it is.");
+        return;
+    }
+    struct store_query query = act_denial_query(act);
+    if (method_is(ex, "PUT"))
+        act_start(act, &query, decide_deny);
+    else if (method_is(ex, "DELETE"))
+        act_start(act, &query, decide_allow);
+    else
+        exchange_refuse(ex, REASON_METHOD_NOT_ALLOWED, NULL);
+}
+
+/* --- events ----------------------------------------------------------------------------------- */
+
+static void on_events(enum store_result result, const struct store_event *events, size_t n_events,
+                      void *arg)
+{
+    struct exchange *ex = arg;
+
+    *exchange_store_slot(ex) = NULL;
+    if (result != STORE_OK) {
+        exchange_refuse_store(ex, result);
+        exchange_wake(ex);
+        return;
+    }
+    json_t *list = json_array();
+    for (size_t i = 0; i < n_events; i++) {
+        json_t *data = json_loads(events[i].data, 0, NULL);
+        (void)json_array_append_new(list,
+                                    json_pack("{s:s, s:s, s:s, s:o}", "id", events[i].id, "type",
+                                              events[i].type, "device", events[i].device, "data",
+                                              data != NULL ? data : json_null()));
+    }
+    exchange_answer_json(ex, 200, REASON_OK, list);
+    exchange_wake(ex);
+}
+
+static void serve_events(struct exchange *ex)
+{
+    struct str count_text = query_value(ex, STR("count")),
+               partition_text = query_value(ex, STR("partition"));
+    uint64_t count = EVENTS_DEFAULT, partition = 0;
+
+    if ((count_text.len > 0 && !str_to_u64(count_text, &count)) || count < 1 ||
+        count > EVENTS_MAX) {
+        exchange_refuse(ex, REASON_REQUEST_BODY_INVALID, "count is a number from 1 to 1000.");
+        return;
+    }
+    if ((partition_text.len > 0 && !str_to_u64(partition_text, &partition)) ||
+        partition >= exchange_env(ex)->generation->snapshot->config->store.partitions) {
+        exchange_refuse(ex, REASON_REQUEST_BODY_INVALID, "There is no such partition.");
+        return;
+    }
+    *exchange_store_slot(ex) = store_read_events(exchange_env(ex)->worker->store,
+                                                 (uint32_t)partition, (size_t)count, on_events, ex);
+}
+
+/* --- routes ----------------------------------------------------------------------------------- */
+
+static void serve_metrics(struct exchange *ex)
+{
+    CLEANUP(mem_free_at) char *text = metrics_format(exchange_env(ex)->worker->group);
+
+    exchange_answer_text(ex, 200, REASON_OK, "text/plain; version=0.0.4", str_c(text));
+}
+
+static void serve_ready(struct exchange *ex)
+{
+    if (metrics_is_ready(exchange_env(ex)->worker->group))
+        exchange_answer_text(ex, 200, REASON_OK, "text/plain", STR("ready\n"));
+    else
+        exchange_refuse(ex, REASON_STORE_UNAVAILABLE,
+                        "Not every worker can read the store and follow its log.");
+}
+
+/* False when the path is none of these. */
+static bool serve_plain(struct exchange *ex)
+{
+    struct str path = str_c(exchange_target(ex)->path);
+    bool reads = method_is(ex, "GET") || method_is(ex, "HEAD");
+
+    if (!reads)
+        return false;
+    if (str_eq(path, STR("/livez")))
+        exchange_answer_text(ex, 200, REASON_OK, "text/plain", STR("alive\n"));
+    else if (str_eq(path, STR("/readyz")))
+        serve_ready(ex);
+    else if (str_eq(path, STR("/metrics")))
+        serve_metrics(ex);
+    else if (str_eq(path, STR("/v1/events")))
+        serve_events(ex);
+    else
+        return false;
+    return true;
+}
+
+enum { SEGMENTS_MAX = 5 };
+
+/* "/v1/devices/x/verb" -> "", "v1", "devices", "x", "verb"; returns how many, 0 when there are
+ * more. */
+static size_t split_path(struct str path, struct str segments[SEGMENTS_MAX])
+{
+    size_t n = 0;
+    struct str piece;
+
+    while (str_split(&path, '/', &piece)) {
+        if (n == SEGMENTS_MAX)
+            return 0;
+        segments[n++] = piece;
+    }
+    return n;
+}
+
+static void serve_device(struct act *act, const struct str *segments, size_t n)
+{
+    struct exchange *ex = act->exchange;
+
+    if (!device_name_is_valid(segments[3].p, segments[3].len) ||
+        !str_copy(act->device, sizeof(act->device), segments[3]))
+        exchange_refuse(ex, REASON_DEVICE_NAME_INVALID, NULL);
+    else if (n == 4 && method_is(ex, "GET"))
+        show_device(act);
+    else if (n == 5 && method_is(ex, "POST"))
+        act_on_device(act, segments[4]);
+    else
+        exchange_refuse(ex, REASON_METHOD_NOT_ALLOWED, NULL);
+}
+
+void operator_serve(struct exchange *ex)
+{
+    struct str segments[SEGMENTS_MAX] = {0};
+
+    if (serve_plain(ex))
+        return;
+    size_t n = split_path(str_c(exchange_target(ex)->path), segments);
+    bool v1 = n >= 4 && str_eq(segments[1], STR("v1"));
+    if (v1 && str_eq(segments[2], STR("devices")))
+        serve_device(act_new(ex), segments, n);
+    else if (v1 && n == 5 && str_eq(segments[2], STR("denied")))
+        serve_denied(act_new(ex), segments[3], segments[4]);
+    else
+        exchange_refuse(ex, REASON_NO_ROUTE, NULL);
+}

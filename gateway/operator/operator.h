@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The operator's own API, on a Unix socket that only the daemon's user (and root) can open:
+ *
+ *   GET    /livez, /readyz, /metrics
+ *   GET    /v1/devices/NAME
+ *   POST   /v1/devices/NAME/cancel-rotation   {"reason"}
+ *   POST   /v1/devices/NAME/accept-key        {"pubkey": PEM, "reason"}
+ *   GET    /v1/denied/KIND/ID                 KIND: key, certificate, device;  ?device=NAME helps
+ * with partitions PUT    /v1/denied/KIND/ID                 {"reason", "device"?, "until"?: RFC
+ * 3339} DELETE /v1/denied/KIND/ID                 {"reason", "device"?} GET    /v1/events?count=N
+ * the newest N (100), oldest first
+ *
+ * Refusals are problem+json. Every act needs a reason and leaves an audit line with the caller's
+ * uid. */
+#pragma once
+
+#include "gateway/exchange.h"
+
+/* The request's body is complete. Answers at once or later. */
+void operator_serve(struct exchange *exchange);
