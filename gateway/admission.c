@@ -30,7 +30,8 @@ static void on_decided(enum store_result result, const struct store_view *view,
     struct admission *admission = arg;
 
     admission->transition = NULL;
-    if (result == STORE_OK && decision->commits)
+    /* A refusal is no transition: whoever knocks with a wrong key could fill the log. */
+    if (result == STORE_OK && decision->commits && decision->verdict != VERDICT_REFUSE)
         audit_decision(decision, admission->credentials->device, admission->peer);
     admission->done(result, view, decision, admission->arg);
 }
@@ -64,9 +65,9 @@ static enum log_level audit_level(enum reason reason)
 
 void audit_decision(const struct decision *decision, const char *device, const char *peer)
 {
-    static const struct event no_event;
+    static const struct device_event no_event;
     const struct change *change = &decision->change;
-    const struct event *event = change->n_events > 0 ? &change->events[0] : &no_event;
+    const struct device_event *event = change->n_events > 0 ? &change->events[0] : &no_event;
 
     /* Refreshed facts (a later expiry of a certificate) are no transitions. */
     if (change->n_events == 0 && change->n_deny == 0 && change->n_allow == 0)

@@ -10,103 +10,23 @@
  * Deadlines belong to phases: a phase's deadline is set when the phase begins, and moves only with
  * real progress in the phases that allow it (a body, a write). The timer itself is lazy: it is
  * armed for a moment not later than the deadline and looks again when it fires. */
-#include "gateway/connection.h"
+#include "gateway/connection_private.h"
 
 #include <assert.h>
 #include <stdlib.h>
 
-#include "gateway/admission.h"
 #include "gateway/base/clock.h"
 #include "gateway/base/mem.h"
-#include "gateway/connection_index.h"
-#include "gateway/exchange.h"
 #include "gateway/http/parser.h"
 #include "gateway/tls/stream.h"
 
 enum {
     LINGER_MS = 2000,       /* how long a peer may take to close after us */
     LINGER_BYTES = 1 << 20, /* and how much it may send in that time */
-    ADMISSION_TRIES = 4,    /* decisions that a simultaneous cut made worthless */
     STEPS_A_TURN = 64,      /* then other connections get their turn */
     READ_LEAST = 2048,      /* no read is started into less room than this */
+    TURNED_AWAY_LOG_MS = 1000, /* between two lines about connections above the limit */
 };
-
-enum connection_state {
-    CONNECTION_HANDSHAKE, /* TLS is being set up */
-    CONNECTION_ADMITTING, /* the store was asked; nothing is answered before it has decided */
-    CONNECTION_IDLE,      /* between requests, or within a head */
-    CONNECTION_EXCHANGE,  /* `exchange` is there */
-    CONNECTION_LINGER,    /* our side is ended; waiting for the peer to end its own, so that it can
-                             read the last answer */
-    CONNECTION_CLOSED,    /* off the socket and all lists but `closed`; freed soon */
-};
-
-enum connection_phase {
-    PHASE_HANDSHAKE,
-    PHASE_ADMITTING,
-    PHASE_IDLE,
-    PHASE_HEAD,
-    PHASE_BODY,
-    PHASE_WRITE,
-    PHASE_ANSWER, /* whoever answers has timeouts of its own */
-    PHASE_LINGER,
-};
-
-enum step {
-    STEP_WAIT,
-    STEP_MORE,
-    STEP_OVER, /* closed */
-};
-
-struct connection {
-    struct worker *worker;             /* borrowed: outlives its connections */
-    struct generation *tls_generation; /* ref: `stream` borrows its TLS server */
-    struct exchange_env
-        env; /* env.generation is a ref of its own: what requests are served under */
-    struct exchange_peer peer;
-    struct stream *stream;      /* owned */
-    struct http_parser *parser; /* owned */
-    struct buf in;
-    struct buf out;
-    struct exchange *exchange; /* owned; exists in EXCHANGE only */
-
-    enum connection_state state;
-    struct admission admission;
-    enum reason refusal; /* what the next request is refused with; REASON_OK: nothing */
-    bool head_waits;     /* a complete head waits for the renewed decision */
-    bool distrusted;     /* decide again before the next request */
-    bool cut_meanwhile;  /* a cut came while the decision was being made */
-    bool retired; /* the log says that its key was retired: only a decision may say otherwise, no
-                     outage */
-    int admission_tries;
-    bool last_request; /* no further requests: close when idle */
-    bool peer_ended;
-
-    bool readable;
-    bool writable;
-    struct event read_event;
-    struct event write_event;
-    bool read_armed;
-    struct event again_event; /* a zero timer: go on in the loop's next turn */
-
-    enum connection_phase phase;
-    bool progress;          /* since the phase's deadline was set */
-    int64_t phase_until_ms; /* INT64_MAX: none */
-    int64_t drain_until_ms; /* INT64_MAX: not draining */
-    enum reason drain_reason;
-    struct event timer;
-    int64_t timer_at_ms; /* when `timer` fires; INT64_MAX: not armed */
-
-    size_t linger_bytes;
-    enum reason close_reason;
-    uint64_t requests;
-    uint64_t bytes_read;
-    uint64_t bytes_written;
-    struct list link;                   /* worker->connections, then worker->closed */
-    struct connection_index_link index; /* by device, from before the first decision to the close */
-};
-
-static void connection_run(struct connection *conn);
 
 static const char *const connection_doing[] = {
     [CONNECTION_HANDSHAKE] = "in the TLS handshake",
@@ -117,13 +37,8 @@ static const char *const connection_doing[] = {
     [CONNECTION_CLOSED] = "closed",
 };
 
-static const struct config *connection_config(const struct connection *conn)
-{
-    return conn->env.generation->snapshot->config;
-}
-
 /* The picture in connection.h, as a table: state x -> states that may follow. */
-static void connection_set_state(struct connection *conn, enum connection_state state)
+void connection_set_state(struct connection *conn, enum connection_state state)
 {
     static const unsigned follows[] = {
         [CONNECTION_HANDSHAKE] =
@@ -168,8 +83,7 @@ static void connection_log_close(const struct connection *conn)
               LOG_INT("bytes_out", conn->bytes_written));
 }
 
-/* Runs once; whatever was going on is cancelled. The memory goes with connections_sweep(). */
-static void connection_close(struct connection *conn, enum reason reason)
+void connection_close(struct connection *conn, enum reason reason)
 {
     struct worker *worker = conn->worker;
 
@@ -249,7 +163,7 @@ static int64_t connection_phase_ms(const struct connection *conn, enum connectio
         return config->http.handshake_timeout_ms;
     case PHASE_ADMITTING:
         /* The store's own deadlines end this phase long before. */
-        return 4 * ADMISSION_TRIES * config->store.command_timeout_ms;
+        return 4 * CONNECTION_ADMISSION_TRIES * config->store.command_timeout_ms;
     case PHASE_IDLE:
         return config->http.idle_timeout_ms;
     case PHASE_HEAD:
@@ -422,178 +336,6 @@ static enum step connection_step_linger(struct connection *conn)
     return STEP_OVER;
 }
 
-/* --- admission -------------------------------------------------------------------------------- */
-
-static void connection_decide(struct connection *conn)
-{
-    conn->cut_meanwhile = false;
-    conn->admission_tries++;
-    admission_start(&conn->admission, conn->worker->store);
-}
-
-/* The store cannot be asked about a connection that was admitted before: store.on_outage says what
- * follows. */
-static bool connection_may_serve_on(const struct connection *conn)
-{
-    const struct config *config = connection_config(conn);
-
-    return conn->peer.admitted && !conn->retired &&
-           config->store.on_outage == CONFIG_ON_OUTAGE_SERVE_ADMITTED &&
-           store_stale_ms(conn->worker->store) <= config->store.serve_admitted_max_ms;
-}
-
-static void connection_take_decision(struct connection *conn, const struct store_view *view,
-                                     const struct decision *decision)
-{
-    bool passes = decision->verdict == VERDICT_PASS || decision->verdict == VERDICT_QUARANTINE;
-    bool changed = decision->commits && decision->change.writes_record;
-
-    conn->peer.admitted = passes;
-    conn->peer.quarantined = decision->verdict == VERDICT_QUARANTINE;
-    conn->peer.verdict = decision->reason;
-    conn->peer.generation = changed ? decision->change.next.generation : view->record.generation;
-    conn->peer.decided_store_ms = view->now_ms;
-    conn->peer.decided_ms = clock_monotonic_ms();
-    conn->refusal = passes ? REASON_OK : decision->reason;
-    conn->distrusted = conn->retired = false;
-    if (passes) {
-        stream_allow_resumption(conn->stream);
-        store_note_seen(conn->worker->store, conn->admission.credentials->device,
-                        conn->peer.address);
-    } else {
-        stream_forget_session(conn->stream);
-    }
-    stat_add(&conn->worker->stats->admissions[decision->reason], 1);
-}
-
-static void connection_admission_failed(struct connection *conn, enum reason reason)
-{
-    if (reason == REASON_STORE_UNAVAILABLE && connection_may_serve_on(conn))
-        return;
-    /* `admitted` stays as it is for a live connection: the next request asks again. */
-    conn->refusal = reason;
-    stat_add(&conn->worker->stats->admissions[reason], 1);
-}
-
-static void on_admission(enum store_result result, const struct store_view *view,
-                         const struct decision *decision, void *arg)
-{
-    static const enum reason reasons[] = {
-        [STORE_OK] = REASON_UNDECIDED,
-        [STORE_CONFLICT] = REASON_STORE_CONFLICT,
-        [STORE_UNAVAILABLE] = REASON_STORE_UNAVAILABLE,
-        [STORE_INVALID] = REASON_STORE_RECORD_INVALID,
-    };
-    struct connection *conn = arg;
-
-    /* What was decided from a record that is older than the cut is worth nothing. */
-    if (conn->cut_meanwhile && conn->admission_tries < ADMISSION_TRIES) {
-        connection_decide(conn);
-        return;
-    }
-    if (conn->cut_meanwhile)
-        connection_admission_failed(conn, REASON_STORE_CONFLICT);
-    else if (result == STORE_OK)
-        connection_take_decision(conn, view, decision);
-    else
-        connection_admission_failed(conn, reasons[result]);
-    connection_set_state(conn, CONNECTION_IDLE);
-    connection_run(conn);
-}
-
-static bool connection_is_trusted(const struct connection *conn)
-{
-    if (!conn->peer.admitted || conn->refusal != REASON_OK)
-        return true; /* nothing to trust: it is refused, or has no certificate and routes decide */
-    return !conn->distrusted && store_is_fresh(conn->worker->store);
-}
-
-/* Before the next request of a live connection. */
-static void connection_readmit(struct connection *conn)
-{
-    conn->head_waits = true;
-    conn->admission.handshake = HANDSHAKE_RESUMED;
-    conn->admission.settings = &connection_config(conn)->rotation.admission;
-    conn->admission_tries = 0;
-    connection_set_state(conn, CONNECTION_ADMITTING);
-    connection_decide(conn);
-}
-
-static enum reason connection_identity_refusal(enum peer_identity identity)
-{
-    switch (identity) {
-    case PEER_NO_CERTIFICATE:
-    case PEER_IDENTIFIED:
-        return REASON_OK;
-    case PEER_NAME_INVALID:
-        return REASON_CERTIFICATE_IDENTITY;
-    case PEER_IS_CA:
-        return REASON_CERTIFICATE_IS_CA;
-    case PEER_KEY_NOT_ALLOWED:
-        return REASON_CERTIFICATE_KEY_WEAK;
-    }
-    return REASON_UNDECIDED;
-}
-
-static void connection_count_handshake(struct connection *conn, const struct stream_peer *peer)
-{
-    struct stats *stats = conn->worker->stats;
-    bool resumed = peer != NULL && peer->identity == PEER_IDENTIFIED &&
-                   peer->credentials.handshake == HANDSHAKE_RESUMED;
-
-    if (peer != NULL)
-        stat_add(resumed ? &stats->handshakes_resumed : &stats->handshakes_full, 1);
-}
-
-/* Does the newest snapshot not trust any more whom an older one let in? */
-static bool connection_is_untrusted(const struct connection *conn, const struct snapshot *newest)
-{
-    if (conn->peer.certificate == NULL)
-        return false;
-    const struct tls_server *server = snapshot_tls_server(newest, conn->env.listener->name);
-    return server == NULL || tls_server_recheck(server, conn->peer.certificate) == TLS_TRUST_GONE;
-}
-
-/* The handshake is done: who is it, and may it pass? */
-static enum step connection_identify(struct connection *conn)
-{
-    const struct stream_peer *peer = stream_peer(conn->stream);
-
-    connection_count_handshake(conn, peer);
-    conn->env.server_name = stream_server_name(conn->stream);
-    conn->peer.certificate = peer;
-    conn->peer.has_uid = stream_peer_uid(conn->stream, &conn->peer.uid);
-    /* A reload during the handshake: the chain was judged by what was trusted before. */
-    if (conn->tls_generation != conn->worker->generation &&
-        connection_is_untrusted(conn, conn->worker->generation->snapshot)) {
-        connection_close(conn, REASON_CUT_UNTRUSTED);
-        return STEP_OVER;
-    }
-    conn->refusal = peer != NULL ? connection_identity_refusal(peer->identity) : REASON_OK;
-    bool device = peer != NULL && peer->identity == PEER_IDENTIFIED && conn->env.listener != NULL &&
-                  conn->env.listener->clients == CONFIG_CLIENTS_DEVICES;
-    if (!device) {
-        /* Operators are whom their CA names. */
-        if (conn->refusal == REASON_OK)
-            stream_allow_resumption(conn->stream);
-        connection_set_state(conn, CONNECTION_IDLE);
-        return STEP_MORE;
-    }
-    conn->admission = (struct admission){
-        .credentials = &peer->credentials,
-        .settings = &connection_config(conn)->rotation.admission,
-        .handshake = peer->credentials.handshake,
-        .peer = conn->peer.address,
-        .done = on_admission,
-        .arg = conn,
-    };
-    /* First into the index, then the question: a cut between the two finds us. */
-    connection_index_add(conn->worker->index_by_device, &conn->index, peer->credentials.device);
-    connection_set_state(conn, CONNECTION_ADMITTING);
-    connection_decide(conn);
-    return STEP_WAIT;
-}
-
 static enum step connection_step_handshake(struct connection *conn)
 {
     enum stream_result result = stream_handshake(conn->stream);
@@ -608,12 +350,13 @@ static enum step connection_step_handshake(struct connection *conn)
         (void)event_add(&conn->write_event, NULL);
         return STEP_WAIT;
     case STREAM_CLOSED:
+        connection_close(conn, REASON_CLOSED_WITHOUT_HELLO);
+        return STEP_OVER;
     case STREAM_ERROR:
         break;
     }
     stat_add(&conn->worker->stats->handshakes_failed, 1);
-    connection_close(conn,
-                     result == STREAM_CLOSED ? REASON_CLOSED_WITHOUT_HELLO : REASON_TLS_FAILED);
+    connection_close(conn, REASON_TLS_FAILED);
     return STEP_OVER;
 }
 
@@ -788,7 +531,7 @@ static enum step connection_step(struct connection *conn)
     return STEP_OVER;
 }
 
-static void connection_run(struct connection *conn)
+void connection_run(struct connection *conn)
 {
     static const struct timeval at_once = {0, 0};
     enum step step = STEP_MORE;
@@ -893,6 +636,22 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
         connection_arm_timer(conn, now_ms);
 }
 
+void connection_drain(struct connection *conn, enum reason reason, int64_t within_ms)
+{
+    int64_t now_ms = clock_monotonic_ms();
+
+    if (conn->state == CONNECTION_LINGER || conn->state == CONNECTION_CLOSED)
+        return;
+    conn->last_request = true;
+    conn->drain_reason = reason;
+    if (conn->drain_until_ms > now_ms + within_ms)
+        conn->drain_until_ms = now_ms + within_ms;
+    if (conn->exchange != NULL)
+        exchange_close_after(conn->exchange);
+    connection_arm_timer(conn, now_ms);
+    connection_run(conn);
+}
+
 /* --- birth ------------------------------------------------------------------------------------ */
 
 static struct stream *connection_stream(struct worker *worker,
@@ -957,12 +716,28 @@ static struct connection *connection_new(struct worker *worker,
     return conn;
 }
 
+/* Each is counted; the log hears of one a second, for strangers can knock as often as they like. */
+static void connection_turn_away(struct worker *worker, const struct connection_origin *origin)
+{
+    const enum reason reason = REASON_TOO_MANY_CONNECTIONS;
+    int64_t now_ms = clock_monotonic_ms();
+
+    stat_add(&worker->stats->closes[reason], 1);
+    (void)evutil_closesocket(origin->fd);
+    if (now_ms < worker->turned_away_quiet_until_ms)
+        return;
+    worker->turned_away_quiet_until_ms = now_ms + TURNED_AWAY_LOG_MS;
+    log_write(LOG_WARNING, "connection closed", LOG_STR("reason", reason_wire(reason)),
+              LOG_STR("listener", origin->listener != NULL ? origin->listener->name : "operator"),
+              LOG_STR("peer", origin->address), LOG_INT("port", origin->port),
+              LOG_INT("connections", worker->n_connections));
+}
+
 void connection_accept(struct worker *worker, const struct connection_origin *origin)
 {
     stat_add(&worker->stats->connections_accepted, 1);
     if (worker->n_connections >= worker->connections_max) {
-        stat_add(&worker->stats->closes[REASON_TOO_MANY_CONNECTIONS], 1);
-        (void)evutil_closesocket(origin->fd);
+        connection_turn_away(worker, origin);
         return;
     }
     struct connection *conn = connection_new(worker, origin);
@@ -970,112 +745,4 @@ void connection_accept(struct worker *worker, const struct connection_origin *or
     worker->n_connections++;
     stat_set(&worker->stats->connections_open, worker->n_connections);
     connection_run(conn);
-}
-
-/* --- what happens to many --------------------------------------------------------------------- */
-
-static void connection_drain(struct connection *conn, enum reason reason, int64_t within_ms)
-{
-    int64_t now_ms = clock_monotonic_ms();
-
-    if (conn->state == CONNECTION_LINGER || conn->state == CONNECTION_CLOSED)
-        return;
-    conn->last_request = true;
-    conn->drain_reason = reason;
-    if (conn->drain_until_ms > now_ms + within_ms)
-        conn->drain_until_ms = now_ms + within_ms;
-    if (conn->exchange != NULL)
-        exchange_close_after(conn->exchange);
-    connection_arm_timer(conn, now_ms);
-    connection_run(conn);
-}
-
-static bool connection_is_meant(const struct connection *conn, const struct store_cut *cut)
-{
-    const struct credentials *credentials = conn->admission.credentials;
-
-    switch (cut->kind) {
-    case DENY_KEY:
-        return strcmp(credentials->key.id.hex, cut->id) == 0;
-    case DENY_CERTIFICATE:
-        return strcmp(credentials->certificate.hex, cut->id) == 0;
-    case DENY_DEVICE:
-        return strcmp(credentials->device, cut->id) == 0;
-    }
-    return true;
-}
-
-static void connection_cut(struct connection *conn, const struct store_cut *cut)
-{
-    if (!connection_is_meant(conn, cut))
-        return;
-    if (conn->state == CONNECTION_ADMITTING)
-        conn->cut_meanwhile = true;
-    if (!conn->peer.admitted)
-        return;
-    stat_add(&conn->worker->stats->cuts, 1);
-    if (cut->mode == CUT_NOW) {
-        connection_close(conn, REASON_CUT_DENIED);
-        return;
-    }
-    /* A request that is on its way is a new one: it is decided again, and learns why it is refused.
-     */
-    conn->distrusted = conn->retired = true;
-    connection_drain(conn, REASON_CUT_RETIRED, connection_config(conn)->rotation.drain_ms);
-}
-
-static void on_visit(struct connection_index_link *link, void *arg)
-{
-    connection_cut(CONTAINER_OF(link, struct connection, index), arg);
-}
-
-void connections_cut(struct worker *worker, const struct store_cut *cut)
-{
-    const char *device = cut->kind == DENY_DEVICE ? cut->id : cut->device;
-    struct store_cut mutable = *cut;
-
-    /* A retired key is its device's own. */
-    if (cut->kind == DENY_DEVICE || (cut->mode == CUT_DRAIN && device[0] != '\0')) {
-        connection_index_visit(worker->index_by_device, device, on_visit, &mutable);
-        return;
-    }
-    /* A key or a certificate that an operator has denied: whoever stole it may have spoken under
-     * other names than the one that the denial gives, if it gives any. Rare, and worth a look at
-     * each. */
-    list_for_each_safe (link, following, &worker->connections) {
-        struct connection *conn = list_entry(link, struct connection, link);
-        if (list_is_linked(&conn->index.link))
-            connection_cut(conn, cut);
-    }
-}
-
-void connections_distrust(struct worker *worker)
-{
-    list_for_each_safe (link, following, &worker->connections) {
-        struct connection *conn = list_entry(link, struct connection, link);
-        conn->distrusted = true;
-        if (conn->state == CONNECTION_ADMITTING)
-            conn->cut_meanwhile = true;
-    }
-}
-
-void connections_recheck(struct worker *worker, const struct snapshot *snapshot)
-{
-    list_for_each_safe (link, following, &worker->connections) {
-        struct connection *conn = list_entry(link, struct connection, link);
-        if (connection_is_untrusted(conn, snapshot))
-            connection_close(conn, REASON_CUT_UNTRUSTED);
-    }
-}
-
-void connections_drain(struct worker *worker, int64_t within_ms)
-{
-    list_for_each_safe (link, following, &worker->connections)
-        connection_drain(list_entry(link, struct connection, link), REASON_DRAINED, within_ms);
-}
-
-void connections_close_all(struct worker *worker)
-{
-    list_for_each_safe (link, following, &worker->connections)
-        connection_close(list_entry(link, struct connection, link), REASON_DRAINED);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* A worker's live connections by device name, so that a denial finds exactly whom it means, however
- * many others there are. */
+/* A worker's live connections by device name, so that a device's denial, or a rotation, finds
+ * exactly whom it means, however many others there are. */
 #pragma once
 
 #include "gateway/base/list.h"

@@ -100,6 +100,8 @@ struct str exchange_body(const struct exchange *exchange);
 
 /* Exactly one of these ends a service's work. May be called at once or from a later callback. */
 void exchange_refuse(struct exchange *exchange, enum reason reason, const char *detail);
+/* 405; `allow` names the methods that the resource takes: "GET, HEAD". */
+void exchange_refuse_method(struct exchange *exchange, const char *allow);
 /* Takes over the reference to `body`. `reason` is for log and metrics. */
 void exchange_answer_json(struct exchange *exchange, int status, enum reason reason, json_t *body);
 void exchange_answer_text(struct exchange *exchange, int status, enum reason reason,

@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <event2/event_struct.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -39,6 +40,38 @@ static void say(char *error, size_t size, const char *what, const char *where, c
     (void)snprintf(error, size, "cannot %s %s: %s", what, where, why);
 }
 
+/* SO_REUSEPORT is for the workers of one daemon. A second daemon would get in with it as well, and
+ * quietly take its share of the connections; without it, nobody can bind where somebody listens. */
+static bool tcp_is_taken(const struct addrinfo *where)
+{
+    const int on = 1;
+    int fd = socket(where->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (fd < 0)
+        return false;
+    (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    bool taken = bind(fd, where->ai_addr, where->ai_addrlen) != 0 && errno == EADDRINUSE;
+    (void)close(fd);
+    return taken;
+}
+
+static int bind_tcp(const struct addrinfo *where)
+{
+    const int on = 1;
+    int fd = socket(where->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    if (fd < 0 ||
+        (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) == 0 &&
+         setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) == 0 &&
+         bind(fd, where->ai_addr, where->ai_addrlen) == 0 && listen(fd, LISTENER_BACKLOG) == 0))
+        return fd;
+    int why = errno;
+    (void)close(fd);
+    errno = why;
+    return -1;
+}
+
+/* `port` is what the first worker's socket has got; 0: this is the first. */
 static int open_tcp(const struct config_address *address, uint16_t port, char *error,
                     size_t error_size)
 {
@@ -47,7 +80,6 @@ static int open_tcp(const struct config_address *address, uint16_t port, char *e
                                    .ai_flags = AI_PASSIVE};
     struct addrinfo *found = NULL;
     char where[300], service[8];
-    const int on = 1;
 
     (void)snprintf(service, sizeof(service), "%u", port != 0 ? port : address->port);
     (void)snprintf(where, sizeof(where), "%s port %s", address->host, service);
@@ -56,15 +88,10 @@ static int open_tcp(const struct config_address *address, uint16_t port, char *e
         say(error, error_size, "resolve", where, gai_strerror(failed));
         return -1;
     }
-    int fd = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
-        setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) != 0 ||
-        bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, LISTENER_BACKLOG) != 0) {
-        say(error, error_size, "listen on", where, strerror(errno));
-        if (fd >= 0)
-            (void)close(fd);
-        fd = -1;
-    }
+    bool taken = port == 0 && address->port != 0 && tcp_is_taken(found);
+    int fd = taken ? -1 : bind_tcp(found);
+    if (fd < 0)
+        say(error, error_size, "listen on", where, strerror(taken ? EADDRINUSE : errno));
     freeaddrinfo(found);
     return fd;
 }
@@ -76,7 +103,8 @@ static bool unix_socket_is_live(const struct sockaddr_un *where)
 
     if (fd < 0)
         return true;
-    bool live = connect(fd, (const struct sockaddr *)where, sizeof(*where)) == 0;
+    bool live =
+        connect(fd, (const struct sockaddr *)where, sizeof(*where)) == 0 || errno != ECONNREFUSED;
     (void)close(fd);
     return live;
 }

@@ -168,7 +168,7 @@ static void admission_under_other_key(const struct admission_input *input, struc
     /* Without an interval anybody with a copied CA could fill the log. */
     if (every_ms <= 0)
         return;
-    struct event *event =
+    struct device_event *event =
         decision_add_event(out, EVENT_DEVICE_KEY_REFUSED, input->record, input->now_ms);
     event->new_key = input->credentials->key;
     event->why = REASON_KEY_NOT_ANNOUNCED;

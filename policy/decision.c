@@ -59,7 +59,7 @@ struct device_record *decision_write_record(struct decision *out,
     return next;
 }
 
-static void decision_init_event(struct event *event)
+static void decision_init_event(struct device_event *event)
 {
     event->device[0] = '\0';
     event->old_key.id.hex[0] = '\0';
@@ -78,13 +78,13 @@ static void decision_init_event(struct event *event)
     event->once_in_ms = 0;
 }
 
-struct event *decision_add_event(struct decision *out, enum event_type type,
-                                 const struct device_record *record, int64_t now_ms)
+struct device_event *decision_add_event(struct decision *out, enum event_type type,
+                                        const struct device_record *record, int64_t now_ms)
 {
     struct change *change = &out->change;
 
     assert(change->n_events < sizeof(change->events) / sizeof(change->events[0]));
-    struct event *event = &change->events[change->n_events++];
+    struct device_event *event = &change->events[change->n_events++];
     decision_init_event(event);
     event->type = type;
     event->at_ms = now_ms;

@@ -80,7 +80,8 @@ enum cut_mode {
  *   KEY_ACCEPTED        current; none: registered     pending; current when it was registered
  *   KEY_REFUSED         -                             refused
  *   DENIED, ALLOWED     -                             -       (cut_kind and cut_id say what) */
-struct event {
+/* Not "struct event": that tag is libevent's. */
+struct device_event {
     enum event_type type;
     char device[DEVICE_NAME_MAX + 1]; /* empty for a denial that names no device */
     int64_t at_ms;
@@ -106,7 +107,7 @@ struct change {
     size_t n_allow;
     struct denial allow[1]; /* only kind, id and device count */
     size_t n_events;
-    struct event events[1];
+    struct device_event events[1];
 };
 
 /* Beyond a count - in events[], say - and in a record that is not written, bytes are undefined: a
@@ -130,8 +131,8 @@ struct device_record *decision_write_record(struct decision *out,
 
 /* An event to be filled in: device, time, group, generation and rotation id are those of the record
  * as given; everything else is empty. `record` may be NULL. */
-struct event *decision_add_event(struct decision *out, enum event_type type,
-                                 const struct device_record *record, int64_t now_ms);
+struct device_event *decision_add_event(struct decision *out, enum event_type type,
+                                        const struct device_record *record, int64_t now_ms);
 
 /* An entry to be filled in, for ever until said otherwise; its texts are empty. */
 struct denial *decision_add_denial(struct decision *out, enum deny_kind kind, const char *id,

@@ -38,10 +38,10 @@ static enum reason denial_judge(const struct denial_request *input)
     return REASON_OK;
 }
 
-static struct event *denial_add_event(struct decision *out, enum event_type type,
-                                      const struct denial_request *input)
+static struct device_event *denial_add_event(struct decision *out, enum event_type type,
+                                             const struct denial_request *input)
 {
-    struct event *event = decision_add_event(out, type, NULL, input->act.now_ms);
+    struct device_event *event = decision_add_event(out, type, NULL, input->act.now_ms);
     const char *device = denial_device(input);
 
     memcpy(event->device, device, strlen(device) + 1);
@@ -64,7 +64,7 @@ void denial_add(const struct denial_request *input, struct decision *out)
     }
 
     decision_set(out, VERDICT_PASS, REASON_DENIED);
-    struct event *event = denial_add_event(out, EVENT_DEVICE_DENIED, input);
+    struct device_event *event = denial_add_event(out, EVENT_DEVICE_DENIED, input);
     struct denial *denial = decision_add_denial(out, input->kind, input->id, input->act.now_ms);
     memcpy(denial->device, event->device, sizeof(denial->device));
     memcpy(denial->reason, event->reason, sizeof(denial->reason));
@@ -85,7 +85,7 @@ void denial_remove(const struct denial_request *input, bool exists, struct decis
     }
 
     decision_set(out, VERDICT_PASS, REASON_ALLOWED);
-    struct event *event = denial_add_event(out, EVENT_DEVICE_ALLOWED, input);
+    struct device_event *event = denial_add_event(out, EVENT_DEVICE_ALLOWED, input);
     struct denial *allow = &out->change.allow[out->change.n_allow++];
     *allow = (struct denial){.kind = event->cut_kind, .at_ms = input->act.now_ms};
     memcpy(allow->id, event->cut_id, sizeof(allow->id));

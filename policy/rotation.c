@@ -92,10 +92,10 @@ void rotation_announce(const struct announcement *input, struct decision *out)
 
     decision_set(out, VERDICT_PASS, replaces ? REASON_ANNOUNCEMENT_REPLACED : REASON_ANNOUNCED);
     struct device_record *next = rotation_begin(record, input->next, input->now_ms, out);
-    struct event *event = decision_add_event(out,
-                                             replaces ? EVENT_DEVICE_ROTATION_REPLACED
-                                                      : EVENT_DEVICE_ROTATION_STARTED,
-                                             next, input->now_ms);
+    struct device_event *event = decision_add_event(out,
+                                                    replaces ? EVENT_DEVICE_ROTATION_REPLACED
+                                                             : EVENT_DEVICE_ROTATION_STARTED,
+                                                    next, input->now_ms);
     event->old_key = replaces ? record->pending : record->current;
     event->new_key = next->pending;
 }
@@ -117,7 +117,7 @@ static void rotation_retire_key(const struct admission_input *input, struct deci
 static void rotation_publish_change(const struct admission_input *input, struct decision *out)
 {
     const struct device_record *record = input->record;
-    struct event *event =
+    struct device_event *event =
         decision_add_event(out, EVENT_DEVICE_PUBKEY_CHANGE, record, input->now_ms);
 
     event->generation = out->change.next.generation;
@@ -155,11 +155,11 @@ bool operator_act_has_reason(const struct operator_act *act)
     return act->reason != NULL && act->reason[strspn(act->reason, " \t\r\n")] != '\0';
 }
 
-static struct event *rotation_add_act(struct decision *out, enum event_type type,
-                                      const struct device_record *record,
-                                      const struct operator_act *act)
+static struct device_event *rotation_add_act(struct decision *out, enum event_type type,
+                                             const struct device_record *record,
+                                             const struct operator_act *act)
 {
-    struct event *event = decision_add_event(out, type, record, act->now_ms);
+    struct device_event *event = decision_add_event(out, type, record, act->now_ms);
 
     decision_copy_text(event->origin, act->origin);
     decision_copy_text(event->reason, act->reason);
@@ -213,7 +213,8 @@ static void rotation_make_pending(const struct key_acceptance *input, struct dec
 {
     decision_set(out, VERDICT_PASS, REASON_KEY_ACCEPTED);
     struct device_record *next = rotation_begin(input->record, input->key, input->act.now_ms, out);
-    struct event *event = rotation_add_act(out, EVENT_DEVICE_KEY_ACCEPTED, next, &input->act);
+    struct device_event *event =
+        rotation_add_act(out, EVENT_DEVICE_KEY_ACCEPTED, next, &input->act);
     event->old_key = next->current;
     event->new_key = next->pending;
 }
@@ -265,7 +266,8 @@ void rotation_mark_stalled(const struct device_record *record, int64_t stalled_a
 
     decision_set(out, VERDICT_PASS, REASON_ROTATION_STALLED);
     decision_write_record(out, record, now_ms)->stalled = true;
-    struct event *event = decision_add_event(out, EVENT_DEVICE_ROTATION_STALLED, record, now_ms);
+    struct device_event *event =
+        decision_add_event(out, EVENT_DEVICE_ROTATION_STALLED, record, now_ms);
     event->old_key = record->current;
     event->new_key = record->pending;
 }

@@ -222,14 +222,15 @@ int daemon_run(const struct config *config)
     (void)signal(SIGPIPE, SIG_IGN);
     log_configure(config->log.format, config->log.level);
     raise_descriptor_limit(config);
-    if (!make_state_dir(config, error, sizeof(error)) ||
-        !daemon_start_store(&daemon, error, sizeof(error)) ||
-        !daemon_start_workers(&daemon, error, sizeof(error))) {
+    bool prepared = make_state_dir(config, error, sizeof(error)) &&
+                    daemon_start_store(&daemon, error, sizeof(error));
+    /* Before anybody is told that we listen: whoever reads that may send signals. */
+    daemon_watch_signals(&daemon);
+    if (!prepared || !daemon_start_workers(&daemon, error, sizeof(error))) {
         log_write(LOG_ERROR, "cannot start", LOG_STR("error", error));
         daemon_free(&daemon);
         return EXIT_FAILURE;
     }
-    daemon_watch_signals(&daemon);
     daemon_start_threads(&daemon);
     (void)event_base_dispatch(daemon.base);
     worker_group_join(daemon.group);

@@ -36,12 +36,12 @@ struct random_stock {
 
 struct worker {
     unsigned index;
-    struct event_base *base;       /* owned */
-    struct store *store;           /* owned */
+    struct event_base *base;           /* owned */
+    struct store *store;               /* owned */
     const struct config *store_config; /* ref: what `store` borrows, however many reloads come */
-    struct generation *generation; /* ref; what new connections get */
-    struct stats *stats;           /* borrowed from the daemon, which outlives its workers */
-    struct worker_group *group;    /* borrowed: for the operator's listener, which speaks for all */
+    struct generation *generation;     /* ref; what new connections get */
+    struct stats *stats;               /* borrowed from the daemon, which outlives its workers */
+    struct worker_group *group; /* borrowed: for the operator's listener, which speaks for all */
     char *scratch; /* owned: WORKER_SCRATCH_SIZE bytes for whatever runs in this turn of the loop */
     struct random_stock random;
     struct list connections; /* connection.c: every connection that is not closed */
@@ -49,7 +49,8 @@ struct worker {
     struct event *sweep;     /* owned: frees `closed` */
     struct connection_index *index_by_device; /* owned */
     size_t connections_max;
-    size_t n_connections; /* connection.c */
+    size_t n_connections;               /* connection.c */
+    int64_t turned_away_quiet_until_ms; /* connection.c */
     bool draining;
     /* private to worker.c */
     struct list listeners;

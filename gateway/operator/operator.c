@@ -248,24 +248,54 @@ static void decide_accept_key(const struct store_view *view, struct decision *ou
         out);
 }
 
-static void act_on_device(struct act *act, struct str verb)
+/* A new act on the device that the path names; NULL when the request is refused already. */
+static struct act *act_on_device(struct exchange *ex, struct str name)
+{
+    struct act *act = act_new(ex);
+
+    if (device_name_is_valid(name.p, name.len) && str_copy(act->device, sizeof(act->device), name))
+        return act;
+    exchange_refuse(ex, REASON_DEVICE_NAME_INVALID, NULL);
+    return NULL;
+}
+
+static bool act_takes_body(struct act *act)
 {
     const char *wrong = act_read_body(act);
-    struct store_query query = {.device = act->device};
 
-    if (wrong != NULL) {
+    if (wrong != NULL)
         exchange_refuse(act->exchange, REASON_REQUEST_BODY_INVALID, wrong);
-    } else if (str_eq(verb, STR("cancel-rotation"))) {
-        act_start(act, &query, decide_cancel);
-    } else if (!str_eq(verb, STR("accept-key"))) {
-        exchange_refuse(act->exchange, REASON_NO_ROUTE, NULL);
-    } else if (!digest_is_set(&act->key.id)) {
-        exchange_refuse(act->exchange, REASON_REQUEST_BODY_INVALID,
-                        "Expected the key to accept in \"pubkey\".");
-    } else {
-        query.next_key = act->key.id.hex;
+    return wrong == NULL;
+}
+
+static void serve_device(struct exchange *ex, const struct str *names)
+{
+    struct act *act = act_on_device(ex, names[0]);
+
+    if (act != NULL)
+        show_device(act);
+}
+
+static void serve_cancel_rotation(struct exchange *ex, const struct str *names)
+{
+    struct act *act = act_on_device(ex, names[0]);
+
+    if (act != NULL && act_takes_body(act))
+        act_start(act, &(struct store_query){.device = act->device}, decide_cancel);
+}
+
+static void serve_accept_key(struct exchange *ex, const struct str *names)
+{
+    struct act *act = act_on_device(ex, names[0]);
+
+    if (act == NULL || !act_takes_body(act))
+        return;
+    const struct store_query query = {.device = act->device, .next_key = act->key.id.hex};
+    if (digest_is_set(&act->key.id))
         act_start(act, &query, decide_accept_key);
-    }
+    else
+        exchange_refuse(ex, REASON_REQUEST_BODY_INVALID,
+                        "Expected the key to accept in \"pubkey\".");
 }
 
 /* --- the deny-list ---------------------------------------------------------------------------- */
@@ -333,64 +363,68 @@ static void on_denial_read(enum store_result result, bool exists, const struct d
     exchange_wake(ex);
 }
 
-static bool act_take_denied(struct act *act, struct str kind, struct str id)
+static bool act_take_kind(struct act *act, struct str kind)
 {
     static const enum deny_kind kinds[] = {DENY_KEY, DENY_CERTIFICATE, DENY_DEVICE};
-    bool known = false;
 
     for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
         if (str_eq(kind, str_c(deny_kind_wire(kinds[i])))) {
             act->kind = kinds[i];
-            known = true;
+            return true;
         }
     }
-    if (!known || !str_copy(act->id, sizeof(act->id), id))
+    return false;
+}
+
+static bool act_take_denied_id(struct act *act, struct str id)
+{
+    if (!str_copy(act->id, sizeof(act->id), id))
         return false;
     if (act->kind != DENY_DEVICE)
         return digest_is_valid(id.p, id.len);
     return device_name_is_valid(id.p, id.len) && str_copy(act->device, sizeof(act->device), id);
 }
 
-static void serve_denied(struct act *act, struct str kind, struct str id)
+/* Whose key or certificate it is, where that is said: in the path's query, or in the body. */
+static bool act_denied_device_is_valid(const struct act *act)
+{
+    return act->device[0] == '\0' || device_name_is_valid(act->device, strlen(act->device));
+}
+
+static void serve_denial_change(struct act *act)
 {
     struct exchange *ex = act->exchange;
 
-    if (!act_take_denied(act, kind, id)) {
-        exchange_refuse(ex, REASON_NO_ROUTE, "Expected /v1/denied/key|certificate|device/ID.");
+    if (!act_takes_body(act))
         return;
-    }
-    if (act->kind != DENY_DEVICE &&
-        !str_copy(act->device, sizeof(act->device), query_value(ex, STR("device")))) {
+    const struct store_query query = act_denial_query(act);
+    if (!act_denied_device_is_valid(act))
         exchange_refuse(ex, REASON_DEVICE_NAME_INVALID, NULL);
-        return;
-    }
-    if (method_is(ex, "GET")) {
-        *exchange_store_slot(ex) =
-            store_read_denial(act_store(act), act->kind, act->id, act->device, on_denial_read, act);
-        return;
-    }
-    const char *wrong = act_read_body(act);
-    if (wrong != NULL) {
-        exchange_refuse(ex, REASON_REQUEST_BODY_INVALID, wrong);
-        return;
-    }
-    if (act->device[0] != '\0' && !device_name_is_valid(act->device, strlen(act->device))) {
-        exchange_refuse(ex, REASON_DEVICE_NAME_INVALID, NULL);
-        return;
-    }
-    if (act->device[0] == '\0' &&
-        exchange_env(ex)->generation->snapshot->config->store.partitions > 1) {
+    else if (act->device[0] == '\0' &&
+             exchange_env(ex)->generation->snapshot->config->store.partitions > 1)
         exchange_refuse(ex, REASON_REQUEST_BODY_INVALID,
                         "With several partitions, \"device\" must say whose it is.");
-        return;
-    }
-    struct store_query query = act_denial_query(act);
-    if (method_is(ex, "PUT"))
-        act_start(act, &query, decide_deny);
-    else if (method_is(ex, "DELETE"))
-        act_start(act, &query, decide_allow);
     else
-        exchange_refuse(ex, REASON_METHOD_NOT_ALLOWED, NULL);
+        act_start(act, &query, method_is(ex, "PUT") ? decide_deny : decide_allow);
+}
+
+static void serve_denied(struct exchange *ex, const struct str *names)
+{
+    struct act *act = act_new(ex);
+
+    if (!act_take_kind(act, names[0]))
+        exchange_refuse(ex, REASON_NO_ROUTE, "Expected /v1/denied/key|certificate|device/ID.");
+    else if (!act_take_denied_id(act, names[1]))
+        exchange_refuse(ex, REASON_DENIAL_ID_INVALID, NULL);
+    else if (act->kind != DENY_DEVICE &&
+             (!str_copy(act->device, sizeof(act->device), query_value(ex, STR("device"))) ||
+              !act_denied_device_is_valid(act)))
+        exchange_refuse(ex, REASON_DEVICE_NAME_INVALID, NULL);
+    else if (method_is(ex, "PUT") || method_is(ex, "DELETE"))
+        serve_denial_change(act);
+    else
+        *exchange_store_slot(ex) =
+            store_read_denial(act_store(act), act->kind, act->id, act->device, on_denial_read, act);
 }
 
 /* --- events ----------------------------------------------------------------------------------- */
@@ -418,12 +452,13 @@ static void on_events(enum store_result result, const struct store_event *events
     exchange_wake(ex);
 }
 
-static void serve_events(struct exchange *ex)
+static void serve_events(struct exchange *ex, const struct str *names)
 {
     struct str count_text = query_value(ex, STR("count")),
                partition_text = query_value(ex, STR("partition"));
     uint64_t count = EVENTS_DEFAULT, partition = 0;
 
+    (void)names;
     if ((count_text.len > 0 && !str_to_u64(count_text, &count)) || count < 1 ||
         count > EVENTS_MAX) {
         exchange_refuse(ex, REASON_REQUEST_BODY_INVALID, "count is a number from 1 to 1000.");
@@ -440,15 +475,15 @@ static void serve_events(struct exchange *ex)
 
 /* --- routes ----------------------------------------------------------------------------------- */
 
-static void serve_metrics(struct exchange *ex)
+static void serve_live(struct exchange *ex, const struct str *names)
 {
-    CLEANUP(mem_free_at) char *text = metrics_format(exchange_env(ex)->worker->group);
-
-    exchange_answer_text(ex, 200, REASON_OK, "text/plain; version=0.0.4", str_c(text));
+    (void)names;
+    exchange_answer_text(ex, 200, REASON_OK, "text/plain", STR("alive\n"));
 }
 
-static void serve_ready(struct exchange *ex)
+static void serve_ready(struct exchange *ex, const struct str *names)
 {
+    (void)names;
     if (metrics_is_ready(exchange_env(ex)->worker->group))
         exchange_answer_text(ex, 200, REASON_OK, "text/plain", STR("ready\n"));
     else
@@ -456,71 +491,74 @@ static void serve_ready(struct exchange *ex)
                         "Not every worker can read the store and follow its log.");
 }
 
-/* False when the path is none of these. */
-static bool serve_plain(struct exchange *ex)
+static void serve_metrics(struct exchange *ex, const struct str *names)
 {
-    struct str path = str_c(exchange_target(ex)->path);
-    bool reads = method_is(ex, "GET") || method_is(ex, "HEAD");
+    CLEANUP(mem_free_at) char *text = metrics_format(exchange_env(ex)->worker->group);
 
-    if (!reads)
-        return false;
-    if (str_eq(path, STR("/livez")))
-        exchange_answer_text(ex, 200, REASON_OK, "text/plain", STR("alive\n"));
-    else if (str_eq(path, STR("/readyz")))
-        serve_ready(ex);
-    else if (str_eq(path, STR("/metrics")))
-        serve_metrics(ex);
-    else if (str_eq(path, STR("/v1/events")))
-        serve_events(ex);
-    else
-        return false;
-    return true;
+    (void)names;
+    exchange_answer_text(ex, 200, REASON_OK, "text/plain; version=0.0.4", str_c(text));
 }
 
-enum { SEGMENTS_MAX = 5 };
+enum { NAMES_MAX = 2 };
 
-/* "/v1/devices/x/verb" -> "", "v1", "devices", "x", "verb"; returns how many, 0 when there are
- * more. */
-static size_t split_path(struct str path, struct str segments[SEGMENTS_MAX])
+struct operator_route {
+    const char *path;    /* a segment "*" is a name */
+    const char *methods; /* as Allow has them */
+    void (*serve)(struct exchange *ex, const struct str *names);
+};
+
+static const struct operator_route operator_routes[] = {
+    {"/livez", "GET, HEAD", serve_live},
+    {"/readyz", "GET, HEAD", serve_ready},
+    {"/metrics", "GET, HEAD", serve_metrics},
+    {"/v1/devices/*", "GET, HEAD", serve_device},
+    {"/v1/devices/*/cancel-rotation", "POST", serve_cancel_rotation},
+    {"/v1/devices/*/accept-key", "POST", serve_accept_key},
+    {"/v1/denied/*/*", "GET, HEAD, PUT, DELETE", serve_denied},
+    {"/v1/events", "GET, HEAD", serve_events},
+};
+
+/* The segments that "*" stands for are written to `names`. */
+static bool route_fits(const struct operator_route *route, struct str path,
+                       struct str names[NAMES_MAX])
 {
+    struct str pattern = str_c(route->path), expected, segment;
     size_t n = 0;
-    struct str piece;
 
-    while (str_split(&path, '/', &piece)) {
-        if (n == SEGMENTS_MAX)
-            return 0;
-        segments[n++] = piece;
+    while (str_split(&pattern, '/', &expected)) {
+        if (!str_split(&path, '/', &segment))
+            return false;
+        if (str_eq(expected, STR("*")))
+            names[n++] = segment;
+        else if (!str_eq(expected, segment))
+            return false;
     }
-    return n;
+    return !str_split(&path, '/', &segment);
 }
 
-static void serve_device(struct act *act, const struct str *segments, size_t n)
+static bool route_takes(const struct operator_route *route, struct str method)
 {
-    struct exchange *ex = act->exchange;
+    struct str methods = str_c(route->methods), piece;
 
-    if (!device_name_is_valid(segments[3].p, segments[3].len) ||
-        !str_copy(act->device, sizeof(act->device), segments[3]))
-        exchange_refuse(ex, REASON_DEVICE_NAME_INVALID, NULL);
-    else if (n == 4 && method_is(ex, "GET"))
-        show_device(act);
-    else if (n == 5 && method_is(ex, "POST"))
-        act_on_device(act, segments[4]);
-    else
-        exchange_refuse(ex, REASON_METHOD_NOT_ALLOWED, NULL);
+    while (str_split(&methods, ',', &piece)) {
+        if (str_eq(str_trim(piece), method))
+            return true;
+    }
+    return false;
 }
 
 void operator_serve(struct exchange *ex)
 {
-    struct str segments[SEGMENTS_MAX] = {0};
+    struct str path = str_c(exchange_target(ex)->path), names[NAMES_MAX] = {0};
+    const struct operator_route *route = operator_routes;
+    const struct operator_route *end = route + ARRAY_SIZE(operator_routes);
 
-    if (serve_plain(ex))
-        return;
-    size_t n = split_path(str_c(exchange_target(ex)->path), segments);
-    bool v1 = n >= 4 && str_eq(segments[1], STR("v1"));
-    if (v1 && str_eq(segments[2], STR("devices")))
-        serve_device(act_new(ex), segments, n);
-    else if (v1 && n == 5 && str_eq(segments[2], STR("denied")))
-        serve_denied(act_new(ex), segments[3], segments[4]);
-    else
+    while (route < end && !route_fits(route, path, names))
+        route++;
+    if (route == end)
         exchange_refuse(ex, REASON_NO_ROUTE, NULL);
+    else if (!route_takes(route, exchange_head(ex)->method))
+        exchange_refuse_method(ex, route->methods);
+    else
+        route->serve(ex, names);
 }

@@ -4,14 +4,15 @@
  *   GET    /livez, /readyz, /metrics
  *   GET    /v1/devices/NAME
  *   POST   /v1/devices/NAME/cancel-rotation   {"reason"}
- *   POST   /v1/devices/NAME/accept-key        {"pubkey": PEM, "reason"}
- *   GET    /v1/denied/KIND/ID                 KIND: key, certificate, device;  ?device=NAME helps
- * with partitions PUT    /v1/denied/KIND/ID                 {"reason", "device"?, "until"?: RFC
- * 3339} DELETE /v1/denied/KIND/ID                 {"reason", "device"?} GET    /v1/events?count=N
- * the newest N (100), oldest first
+ *   POST   /v1/devices/NAME/accept-key        {"reason", "pubkey": PEM}
+ *   GET    /v1/denied/KIND/ID                 KIND: key, certificate, device
+ *   PUT    /v1/denied/KIND/ID                 {"reason", "device"?, "until"?: RFC 3339}
+ *   DELETE /v1/denied/KIND/ID                 {"reason", "device"?}
+ *   GET    /v1/events?count=N                 the newest N (100), oldest first
  *
- * Refusals are problem+json. Every act needs a reason and leaves an audit line with the caller's
- * uid. */
+ * Where a key or certificate is named, ?device=NAME (or "device") says whose it is: needed when
+ * there are several partitions. Refusals are problem+json. Every act needs a reason and leaves an
+ * audit line with the caller's uid. */
 #pragma once
 
 #include "gateway/exchange.h"

@@ -105,8 +105,7 @@ static void set_modes(SSL_CTX *context)
                                         SSL_MODE_NO_AUTO_CHAIN);
     (void)SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
                                            SSL_OP_NO_TICKET | SSL_OP_CIPHER_SERVER_PREFERENCE |
-                                           SSL_OP_PRIORITIZE_CHACHA |
-                                           SSL_OP_IGNORE_UNEXPECTED_EOF);
+                                           SSL_OP_PRIORITIZE_CHACHA | SSL_OP_IGNORE_UNEXPECTED_EOF);
     SSL_CTX_set_info_callback(context, on_info);
     (void)SSL_CTX_set_max_early_data(context, 0);
     (void)SSL_CTX_set_recv_max_early_data(context, 0);

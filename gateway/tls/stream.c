@@ -21,8 +21,9 @@ struct stream {
     int fd;           /* owned */
     bool established; /* the handshake is done; always for plain streams */
     bool failed;      /* nothing more can be done with it but stream_free() */
-    bool misbehaved;  /* failed by what TLS forbids: its session must not be resumed (RFC 8446, 6.2) */
-    bool read_dry;    /* the last read found no whole record, neither buffered nor on the socket */
+    bool
+        misbehaved; /* failed by what TLS forbids: its session must not be resumed (RFC 8446, 6.2) */
+    bool read_dry;  /* the last read found no whole record, neither buffered nor on the socket */
     bool resumption_allowed;   /* once a connection */
     struct tls_server *server; /* borrowed, see stream_new_tls(); NULL for plain streams */
     SSL *ssl;                  /* owned; NULL for plain streams */
@@ -210,6 +211,8 @@ enum stream_result stream_handshake(struct stream *stream)
     if (status == 1)
         return stream_establish(stream);
     enum stream_result result = stream_outcome(stream, status);
+    if (result == STREAM_ERROR && BIO_number_read(SSL_get_rbio(stream->ssl)) == 0)
+        return STREAM_CLOSED;
     /* A close_notify here is no orderly end. */
     return result == STREAM_CLOSED ? stream_fail(stream, STR("the peer closed the connection"))
                                    : result;
@@ -356,7 +359,8 @@ enum stream_result stream_shutdown(struct stream *stream)
         result = send_close_notify(stream);
     if (result == STREAM_WANT_READ || result == STREAM_WANT_WRITE)
         return result;
-    if (shutdown(stream->fd, SHUT_WR) != 0 && result == STREAM_DONE)
+    /* ENOTCONN: the peer has reset the connection meanwhile; the next read says so. */
+    if (shutdown(stream->fd, SHUT_WR) != 0 && errno != ENOTCONN && result == STREAM_DONE)
         return stream_fail_errno(stream, errno);
     return result;
 }

@@ -69,9 +69,9 @@ void stream_free(struct stream **stream);
 
 int stream_fd(const struct stream *stream);
 
-/* DONE at once on plain streams. On ERROR an alert has been sent where TLS has one. After DONE,
- * look at stream_has_pending() or read at once: a request may have come together with the end of
- * the handshake. */
+/* DONE at once on plain streams. On ERROR an alert has been sent where TLS has one. CLOSED: the peer
+ * went away, in whatever way, before it said anything. After DONE, look at stream_has_pending() or
+ * read at once: a request may have come together with the end of the handshake. */
 enum stream_result stream_handshake(struct stream *stream) MUST_CHECK;
 
 /* After the handshake; lives as long as the stream. NULL on plain streams. */

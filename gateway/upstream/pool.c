@@ -3,7 +3,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stdalign.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -15,22 +14,6 @@
 enum { AVOID_MS = 2000 };
 /* Of a response's head. */
 enum { RESPONSE_HEAD_MAX = 64 * 1024, RESPONSE_FIELDS_MAX = 200 };
-
-static size_t events_aligned(size_t size)
-{
-    return (size + alignof(max_align_t) - 1) / alignof(max_align_t) * alignof(max_align_t);
-}
-
-void *events_new_owner(size_t size, size_t n)
-{
-    return mem_zalloc(events_aligned(size) + n * events_aligned(event_get_struct_event_size()));
-}
-
-struct event *events_behind(void *owner, size_t size, size_t i)
-{
-    return (void *)((char *)owner + events_aligned(size) +
-                    i * events_aligned(event_get_struct_event_size()));
-}
 
 static void pool_conn_unref(struct pool_conn *conn)
 {
@@ -48,8 +31,8 @@ void pool_conn_close(struct pool_conn **conn_at)
     *conn_at = NULL;
     if (conn == NULL)
         return;
-    event_del(conn->readable);
-    event_del(conn->writable);
+    event_del(&conn->readable);
+    event_del(&conn->writable);
     close(conn->fd);
     conn->fd = -1;
     if (list_is_linked(&conn->link)) {
@@ -89,7 +72,7 @@ void pool_conn_read_on(struct pool_conn *conn)
 {
     if (conn->reading)
         return;
-    event_add(conn->readable, NULL);
+    event_add(&conn->readable, NULL);
     conn->reading = true;
 }
 
@@ -97,13 +80,13 @@ void pool_conn_read_pause(struct pool_conn *conn)
 {
     if (!conn->reading)
         return;
-    event_del(conn->readable);
+    event_del(&conn->readable);
     conn->reading = false;
 }
 
 void pool_conn_await_writable(struct pool_conn *conn)
 {
-    event_add(conn->writable, NULL);
+    event_add(&conn->writable, NULL);
 }
 
 enum pool_io pool_conn_read(struct pool_conn *conn, char *data, size_t size, size_t *out_len)
@@ -160,7 +143,7 @@ static void pool_arm_expiry(struct upstream_pool *pool)
     if (left < 0)
         left = 0;
     const struct timeval in = {.tv_sec = left / 1000, .tv_usec = left % 1000 * 1000};
-    event_add(pool->expiry, &in);
+    event_add(&pool->expiry, &in);
 }
 
 /* The timer is not moved when connections leave the stack: then it finds nothing to do, and waits
@@ -178,7 +161,7 @@ static void pool_on_expiry(evutil_socket_t fd, short what, void *arg)
 
 struct upstream_pool *upstream_pool_new(const struct upstream_pool_params *params)
 {
-    struct upstream_pool *pool = events_new_owner(sizeof(*pool), 1);
+    struct upstream_pool *pool = mem_new(struct upstream_pool);
 
     pool->params = *params;
     pool->refs = 1;
@@ -186,8 +169,7 @@ struct upstream_pool *upstream_pool_new(const struct upstream_pool_params *param
     servers_init(&pool->servers, params->backend);
     /* Several workers should not all begin with the same server. */
     pool->next_server = pool->servers.n > 0 ? random_below((uint32_t)pool->servers.n) : 0;
-    pool->expiry = events_behind(pool, sizeof(*pool), 0);
-    event_assign(pool->expiry, params->base, -1, 0, pool_on_expiry, pool);
+    event_assign(&pool->expiry, params->base, -1, 0, pool_on_expiry, pool);
     return pool;
 }
 
@@ -202,7 +184,7 @@ void pool_unref(struct upstream_pool *pool)
     if (--pool->refs > 0)
         return;
     assert(pool->n_conns == 0);
-    event_del(pool->expiry);
+    event_del(&pool->expiry);
     servers_deinit(&pool->servers);
     mem_free(pool);
 }
@@ -299,7 +281,7 @@ static struct pool_conn *pool_conn_new(struct upstream_pool *pool, struct server
 {
     const struct http_parser_limits limits = {.head_max = RESPONSE_HEAD_MAX,
                                               .fields_max = RESPONSE_FIELDS_MAX};
-    struct pool_conn *conn = events_new_owner(sizeof(*conn), 2);
+    struct pool_conn *conn = mem_new(struct pool_conn);
 
     list_init(&conn->link);
     conn->pool = pool;
@@ -307,11 +289,9 @@ static struct pool_conn *pool_conn_new(struct upstream_pool *pool, struct server
     conn->fd = fd;
     conn->refs = 1;
     conn->parser = http_parser_new(HTTP_PARSER_RESPONSE, limits);
-    conn->readable = events_behind(conn, sizeof(*conn), 0);
-    conn->writable = events_behind(conn, sizeof(*conn), 1);
-    event_assign(conn->readable, pool->params.base, fd, EV_READ | EV_PERSIST, pool_conn_on_event,
+    event_assign(&conn->readable, pool->params.base, fd, EV_READ | EV_PERSIST, pool_conn_on_event,
                  conn);
-    event_assign(conn->writable, pool->params.base, fd, EV_WRITE, pool_conn_on_event, conn);
+    event_assign(&conn->writable, pool->params.base, fd, EV_WRITE, pool_conn_on_event, conn);
     pool->n_conns++;
     return conn;
 }
@@ -349,7 +329,7 @@ void pool_keep(struct pool_conn **conn_at)
         pool_conn_close(&oldest);
     *conn_at = NULL;
     http_parser_next(conn->parser);
-    event_del(conn->writable);
+    event_del(&conn->writable);
     pool_conn_read_on(conn);
     conn->on_io = NULL;
     conn->arg = NULL;
@@ -357,6 +337,6 @@ void pool_keep(struct pool_conn **conn_at)
     conn->expires_ms = clock_monotonic_ms() + pool->params.backend->keepalive_timeout_ms;
     list_push_front(&pool->kept, &conn->link);
     pool->n_kept++;
-    if (!event_pending(pool->expiry, EV_TIMEOUT, NULL))
+    if (!event_pending(&pool->expiry, EV_TIMEOUT, NULL))
         pool_arm_expiry(pool);
 }

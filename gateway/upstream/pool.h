@@ -16,6 +16,7 @@
 #pragma once
 
 #include <event2/event.h>
+#include <event2/event_struct.h>
 #include <sys/uio.h>
 
 #include "gateway/base/list.h"
@@ -23,22 +24,16 @@
 #include "gateway/upstream/connect.h"
 #include "gateway/upstream/upstream.h"
 
-/* Events are embedded in their owners, but not by type: policy has a `struct event` of its own. An
- * owner of `size` bytes and the memory of `n` events behind it are one zeroed allocation;
- * events_behind() finds the i-th. */
-void *events_new_owner(size_t size, size_t n) MUST_CHECK;
-struct event *events_behind(void *owner, size_t size, size_t i);
-
 struct upstream_pool {
     struct upstream_pool_params params;
     struct servers servers;
     size_t next_server;
     struct list kept; /* struct pool_conn, most recently used first */
     size_t n_kept;
-    size_t n_conns;       /* in use and kept */
-    struct event *expiry; /* behind this struct */
-    size_t refs;          /* the owner's and one of each exchange */
-    bool closing;         /* the owner has let go: nothing is kept any more */
+    size_t n_conns; /* in use and kept */
+    struct event expiry;
+    size_t refs;  /* the owner's and one of each exchange */
+    bool closing; /* the owner has let go: nothing is kept any more */
 };
 
 /* EV_READ, EV_WRITE or both have happened. From the event loop only; may close the connection. */
@@ -51,8 +46,8 @@ struct pool_conn {
         *pool; /* borrowed: the user holds a reference, and its end closes the kept ones */
     struct server *server; /* borrowed from the pool */
     int fd;
-    struct event *readable;     /* behind this struct; persistent; may be paused while in use */
-    struct event *writable;     /* behind this struct; once */
+    struct event readable;      /* persistent; may be paused while in use */
+    struct event writable;      /* once */
     struct http_parser *parser; /* owned */
     pool_conn_fn *on_io;        /* NULL while kept */
     void *arg;

@@ -57,11 +57,11 @@ struct upstream {
     struct server *server;    /* borrowed from the pool; NULL before one was chosen */
     struct pool_conn *conn;   /* owned while the exchange lasts; NULL while there is none */
     uint64_t tried;           /* servers that were connected to */
-    bool fresh_only;          /* a kept connection has let us down: take no other */
     int64_t connect_until_ms; /* no attempt begins after this, and none lasts longer */
     int64_t attempt_until_ms; /* this one's share */
-    struct event *kick;       /* behind this struct; runs what a call has put off */
-    struct event *timer;      /* behind this struct */
+    struct event kick;        /* runs what a call has put off */
+    struct event timer;
+    bool fresh_only; /* a kept connection has let us down: take no other */
 
     /* the request */
     enum request_state request;
@@ -76,10 +76,10 @@ struct upstream {
     bool is_head;
     bool replayable;
     int64_t send_until_ms; /* 0: no limit */
-    bool finished;     /* the caller has given all */
-    bool wants_room;   /* on_writable is due when there is room */
-    bool touched;      /* bytes went out on this connection */
-    bool ever_touched; /* on any connection */
+    bool finished;         /* the caller has given all */
+    bool wants_room;       /* on_writable is due when there is room */
+    bool touched;          /* bytes went out on this connection */
+    bool ever_touched;     /* on any connection */
 
     /* the response */
     enum response_state response;

@@ -106,7 +106,7 @@ void upstream_update_deadline(struct upstream *upstream)
     if (left < 1)
         left = 1;
     const struct timeval in = {.tv_sec = left / 1000, .tv_usec = left % 1000 * 1000};
-    event_add(upstream->timer, &in);
+    event_add(&upstream->timer, &in);
     upstream->timer_ms = deadline;
 }
 
@@ -137,8 +137,8 @@ static void upstream_close(struct upstream *upstream)
 {
     assert(!upstream->closed);
     upstream->closed = true;
-    event_del(upstream->kick);
-    event_del(upstream->timer);
+    event_del(&upstream->kick);
+    event_del(&upstream->timer);
     upstream_drop_conn(upstream);
     buf_release(&upstream->out);
     buf_release(&upstream->in);
@@ -159,8 +159,8 @@ void upstream_note_failure(struct upstream *upstream, enum reason reason, const 
     };
     upstream_set_response_state(upstream, RESPONSE_FAILED);
     upstream_drop_conn(upstream);
-    event_del(upstream->kick);
-    event_del(upstream->timer);
+    event_del(&upstream->kick);
+    event_del(&upstream->timer);
 }
 
 static void upstream_tell_failure(struct upstream *upstream)
@@ -183,7 +183,7 @@ static void upstream_fail_later(struct upstream *upstream, enum reason reason, c
         return;
     upstream_note_failure(upstream, reason, what, "");
     upstream->failing = true;
-    event_active(upstream->kick, EV_TIMEOUT, 0);
+    event_active(&upstream->kick, EV_TIMEOUT, 0);
 }
 
 /* --- connecting ------------------------------------------------------------------------------- */
@@ -213,7 +213,7 @@ static void upstream_connected(struct upstream *upstream)
  * could not even be begun with. */
 static bool upstream_connect(struct upstream *upstream, int *out_error)
 {
-    const struct timeval later = {.tv_usec = CONNECT_LATER_MS * 1000};
+    const struct timeval later = {.tv_usec = CONNECT_LATER_MS * 1000L};
     int64_t now = clock_monotonic_ms();
     int64_t share = (upstream->connect_until_ms - now) / (int64_t)upstream_servers_left(upstream);
 
@@ -229,7 +229,7 @@ static bool upstream_connect(struct upstream *upstream, int *out_error)
         return true;
     case CONNECT_LATER:
         upstream->attempt_until_ms = upstream->connect_until_ms;
-        event_add(upstream->kick, &later);
+        event_add(&upstream->kick, &later);
         return true;
     case CONNECT_FAILED:
         break;
@@ -280,7 +280,7 @@ static void upstream_try(struct upstream *upstream, const char *why)
 static void upstream_connect_failed(struct upstream *upstream, const char *why)
 {
     pool_conn_close(&upstream->conn);
-    event_del(upstream->kick);
+    event_del(&upstream->kick);
     pool_avoid(upstream->pool, upstream->server);
     upstream_try(upstream, why);
 }
@@ -471,7 +471,7 @@ static void upstream_on_timer(evutil_socket_t fd, short what, void *arg)
 struct upstream *upstream_start(struct upstream_pool *pool, const struct upstream_request *request,
                                 const struct upstream_handlers *handlers, void *arg)
 {
-    struct upstream *upstream = events_new_owner(sizeof(*upstream), 2);
+    struct upstream *upstream = mem_new(struct upstream);
     size_t out_size =
         pool->params.config->http.buffer > OUT_MIN ? pool->params.config->http.buffer : OUT_MIN;
 
@@ -490,10 +490,8 @@ struct upstream *upstream_start(struct upstream_pool *pool, const struct upstrea
     upstream->attempt_until_ms = upstream->connect_until_ms;
     buf_init(&upstream->out, out_size + FRAMING_RESERVE);
     buf_init(&upstream->in, RESPONSE_READ_SIZE);
-    upstream->kick = events_behind(upstream, sizeof(*upstream), 0);
-    upstream->timer = events_behind(upstream, sizeof(*upstream), 1);
-    event_assign(upstream->kick, pool->params.base, -1, 0, upstream_on_kick, upstream);
-    event_assign(upstream->timer, pool->params.base, -1, 0, upstream_on_timer, upstream);
+    event_assign(&upstream->kick, pool->params.base, -1, 0, upstream_on_kick, upstream);
+    event_assign(&upstream->timer, pool->params.base, -1, 0, upstream_on_timer, upstream);
     upstream->head = mem_try_alloc(request->head.len);
     if (upstream->head == NULL) {
         upstream_fail_later(upstream, REASON_BACKEND_UNAVAILABLE,
@@ -502,7 +500,7 @@ struct upstream *upstream_start(struct upstream_pool *pool, const struct upstrea
     }
     memcpy(upstream->head, request->head.p, request->head.len);
     upstream->head_len = request->head.len;
-    event_active(upstream->kick, EV_TIMEOUT, 0);
+    event_active(&upstream->kick, EV_TIMEOUT, 0);
     return upstream;
 }
 
@@ -545,8 +543,8 @@ static void upstream_push(struct upstream *upstream)
     if (upstream->request == REQUEST_ABANDONED || upstream->response == RESPONSE_FAILED)
         buf_release(&upstream->out);
     else if (upstream->request == REQUEST_SENDING &&
-             !event_pending(upstream->conn->writable, EV_WRITE, NULL))
-        event_active(upstream->kick, EV_TIMEOUT, 0);
+             !event_pending(&upstream->conn->writable, EV_WRITE, NULL))
+        event_active(&upstream->kick, EV_TIMEOUT, 0);
 }
 
 void upstream_body_end(struct upstream *upstream)

@@ -286,7 +286,8 @@ static enum event_type event_for(const struct commit *c)
     return before->first_seen_ms != after->first_seen_ms ? EVENT_DEVICE_FIRST_SEEN : EVENT_COUNT;
 }
 
-static const char *history_begin_rotation(struct history *h, const struct event *event, int next)
+static const char *history_begin_rotation(struct history *h, const struct device_event *event,
+                                          int next)
 {
     h->pending = next;
     h->stalled = false;
@@ -294,7 +295,7 @@ static const char *history_begin_rotation(struct history *h, const struct event 
     return NULL;
 }
 
-static const char *history_end_rotation(struct history *h, const struct event *event)
+static const char *history_end_rotation(struct history *h, const struct device_event *event)
 {
     MUST(strcmp(h->rotation_id, event->rotation_id) == 0, "8: another rotation ended");
     h->pending = 0;
@@ -303,7 +304,7 @@ static const char *history_end_rotation(struct history *h, const struct event *e
     return NULL;
 }
 
-static const char *history_change(struct history *h, const struct event *event)
+static const char *history_change(struct history *h, const struct device_event *event)
 {
     int old = make_key_number(&event->old_key.id);
     int new = make_key_number(&event->new_key.id);
@@ -319,7 +320,7 @@ static const char *history_change(struct history *h, const struct event *event)
     return history_end_rotation(h, event);
 }
 
-static const char *history_accept(struct history *h, const struct event *event)
+static const char *history_accept(struct history *h, const struct device_event *event)
 {
     int old = make_key_number(&event->old_key.id);
     int new = make_key_number(&event->new_key.id);
@@ -333,7 +334,7 @@ static const char *history_accept(struct history *h, const struct event *event)
     return NULL;
 }
 
-static const char *history_meet(struct history *h, const struct event *event)
+static const char *history_meet(struct history *h, const struct device_event *event)
 {
     MUST(!h->first_seen, "8: a device was first seen twice");
     h->first_seen = true;
@@ -345,7 +346,7 @@ static const char *history_meet(struct history *h, const struct event *event)
     return NULL;
 }
 
-static const char *history_apply(struct history *h, const struct event *event)
+static const char *history_apply(struct history *h, const struct device_event *event)
 {
     int old = make_key_number(&event->old_key.id);
     int new = make_key_number(&event->new_key.id);

@@ -137,7 +137,7 @@ const char *record_difference(const struct device_record *a, const struct device
     return NULL;
 }
 
-const char *event_difference(const struct event *a, const struct event *b)
+const char *event_difference(const struct device_event *a, const struct device_event *b)
 {
     DIFFER_IF(a->type != b->type, "type");
     DIFFER_IF(strcmp(a->device, b->device) != 0, "device");

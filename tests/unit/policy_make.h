@@ -43,6 +43,6 @@ void make_add_lease(struct device_record *record, unsigned token, int64_t expire
 const char *record_difference(const struct device_record *a, const struct device_record *b);
 
 /* The same for events: `why`, `once_in_ms` and the texts as well. */
-const char *event_difference(const struct event *a, const struct event *b);
+const char *event_difference(const struct device_event *a, const struct device_event *b);
 
 bool pubkey_equal(const struct pubkey *a, const struct pubkey *b);

@@ -88,7 +88,8 @@ bool store_commit(struct store *store, int device, const struct change *change)
     return true;
 }
 
-bool store_takes_event(struct store *store, int device, const struct event *event, int64_t now_ms)
+bool store_takes_event(struct store *store, int device, const struct device_event *event,
+                       int64_t now_ms)
 {
     if (event->once_in_ms <= 0)
         return true;

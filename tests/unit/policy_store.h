@@ -38,4 +38,5 @@ struct store_entry *store_find_entry(struct store *store, enum deny_kind kind, c
 bool store_commit(struct store *store, int device, const struct change *change);
 
 /* Whether this event may be written now, in the store's judgement of once_in_ms. */
-bool store_takes_event(struct store *store, int device, const struct event *event, int64_t now_ms);
+bool store_takes_event(struct store *store, int device, const struct device_event *event,
+                       int64_t now_ms);

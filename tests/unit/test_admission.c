@@ -197,9 +197,9 @@ static struct device_record expected_record(const struct stage *stage, const str
     return next;
 }
 
-static struct event event_of_device(const struct stage *stage, enum event_type type)
+static struct device_event event_of_device(const struct stage *stage, enum event_type type)
 {
-    struct event event = {
+    struct device_event event = {
         .type = type,
         .device = MAKE_DEVICE,
         .at_ms = MAKE_NOW_MS,
@@ -214,7 +214,7 @@ static struct event event_of_device(const struct stage *stage, enum event_type t
 
 /* The event that must come with it; false when there is none. */
 static bool expected_event(const struct stage *stage, const struct scene *s, enum reason reason,
-                           struct event *out)
+                           struct device_event *out)
 {
     bool admitted = expected_verdict(reason) != VERDICT_REFUSE;
 
@@ -267,7 +267,7 @@ static const char *decision_difference(const struct stage *stage, const struct s
     const struct change *change = &decision->change;
     enum reason reason = expected_reason(s);
     struct device_record next;
-    struct event event;
+    struct device_event event;
 
     if (decision->reason != reason || decision->verdict != expected_verdict(reason))
         return "verdict";

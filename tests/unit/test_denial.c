@@ -95,7 +95,7 @@ static void requests_are_checked_before_they_count(void **state)
 static void a_denial_cuts_at_once_and_touches_no_record(void **state)
 {
     struct denial_request request = a_request(DENY_KEY, KEY_ID, MAKE_DEVICE);
-    struct event event = {
+    struct device_event event = {
         .type = EVENT_DEVICE_DENIED,
         .device = MAKE_DEVICE,
         .at_ms = MAKE_NOW_MS,
@@ -166,7 +166,7 @@ static void a_denial_must_end_in_the_future_or_never(void **state)
 static void an_allowance_removes_the_entry_and_cuts_nothing(void **state)
 {
     struct denial_request request = a_request(DENY_CERTIFICATE, KEY_ID, MAKE_DEVICE);
-    struct event event = {
+    struct device_event event = {
         .type = EVENT_DEVICE_ALLOWED,
         .device = MAKE_DEVICE,
         .at_ms = MAKE_NOW_MS,

@@ -174,7 +174,7 @@ static void a_new_record_begins_empty_at_version_one(void **state)
 static void an_added_event_leaves_nothing_undefined(void **state)
 {
     struct device_record record = make_pending_record();
-    struct event expected = {
+    struct device_event expected = {
         .type = EVENT_DEVICE_ROTATION_STALLED,
         .device = MAKE_DEVICE,
         .at_ms = 77,

@@ -48,7 +48,7 @@ static void assert_nothing_changes(const struct decision *decision)
 
 /* One commit with this record and this event, and nothing on the deny-list. */
 static void assert_changes(const struct decision *decision, const struct device_record *next,
-                           const struct event *event)
+                           const struct device_event *event)
 {
     const struct change *change = &decision->change;
 
@@ -180,7 +180,7 @@ static void an_announced_key_is_pending_under_a_new_rotation_id(void **state)
     struct device_record record = device_in(STEADY, ENDED);
     struct announcement input = an_announcement(&record, MAKE_OTHER_KEY);
     struct device_record next = make_record();
-    struct event event = {
+    struct device_event event = {
         .type = EVENT_DEVICE_ROTATION_STARTED,
         .device = MAKE_DEVICE,
         .at_ms = MAKE_NOW_MS,
@@ -206,7 +206,7 @@ static void a_replacing_announcement_begins_another_rotation(void **state)
     struct device_record record = device_in(ROTATING, ENDED);
     struct announcement input = an_announcement(&record, MAKE_OTHER_KEY);
     struct device_record next = make_record();
-    struct event event = {
+    struct device_event event = {
         .type = EVENT_DEVICE_ROTATION_REPLACED,
         .device = MAKE_DEVICE,
         .at_ms = MAKE_NOW_MS,
@@ -412,7 +412,7 @@ static void a_cancelled_rotation_leaves_no_trace_but_the_event(void **state)
 {
     struct device_record record = device_in(ROTATING, ENDED);
     struct device_record next = make_record();
-    struct event event = {
+    struct device_event event = {
         .type = EVENT_DEVICE_ROTATION_CANCELLED,
         .device = MAKE_DEVICE,
         .at_ms = MAKE_NOW_MS,
@@ -509,7 +509,7 @@ static void every_acceptance_gets_its_answer(void **state)
 static void an_accepted_key_of_a_known_device_has_to_be_proven(void **state)
 {
     static const enum device_state devices[] = {STEADY, ROTATING};
-    struct event event = {
+    struct device_event event = {
         .type = EVENT_DEVICE_KEY_ACCEPTED,
         .device = MAKE_DEVICE,
         .at_ms = MAKE_NOW_MS,
@@ -550,7 +550,7 @@ static void an_accepted_key_registers_an_unknown_device(void **state)
         .current = *make_key(MAKE_OTHER_KEY),
         .current_since_ms = MAKE_NOW_MS,
     };
-    struct event event = {
+    struct device_event event = {
         .type = EVENT_DEVICE_KEY_ACCEPTED,
         .device = MAKE_DEVICE,
         .at_ms = MAKE_NOW_MS,
@@ -604,7 +604,7 @@ static void a_stalled_rotation_stays_pending(void **state)
 {
     struct device_record record = device_in(ROTATING, ALIVE);
     struct device_record next = record;
-    struct event event = {
+    struct device_event event = {
         .type = EVENT_DEVICE_ROTATION_STALLED,
         .device = MAKE_DEVICE,
         .at_ms = MAKE_NOW_MS,

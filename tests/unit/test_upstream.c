@@ -510,6 +510,32 @@ static void an_unfinished_request_without_bytes_has_no_deadline(void **state)
     world_free(world);
 }
 
+/* Whoever holds a write lease relies on it: an announcement may pass once it has ended. */
+static void nothing_leaves_after_its_time(void **state)
+{
+    static const struct fake_script script[] = {{{REQUEST, SEND(OK_5)}}};
+    struct world *world = world_new();
+    struct fake_backend *fake = world_add(world, script, ARRAY_SIZE(script));
+    struct upstream_request request = request_post_5;
+    size_t len = 1;
+
+    world_open(world);
+    request.send_until_ms = clock_monotonic_ms();
+    struct caller *late = caller_new(world);
+    caller_start(late, &request);
+    world_run_ms(world, 50);
+    assert_int_equal(fake_backend_conns(fake), 1);
+    (void)fake_backend_got(fake, 0, &len);
+    assert_int_equal(len, 0);
+    assert_false(late->over);
+    upstream_abort(&late->upstream);
+    caller_free(late);
+
+    request.send_until_ms = clock_monotonic_ms() + 60 * 1000;
+    assert_exchange(world, &request, "200 done");
+    world_free(world);
+}
+
 /* --- callers that make trouble ---------------------------------------------------------------- */
 
 static const struct fake_script ok_twice = {{REQUEST, SEND(OK_5), REQUEST, SEND(OK_5)}};
@@ -642,7 +668,7 @@ static void chaos_caller(struct caller *caller)
     caller->never_finishes = below(8) == 0;
     caller->drain_ms = below(3) == 0 ? 1 + below(5) : 0;
     caller->to_upload = below(2) == 0 ? below(100) : below(300000);
-    buf_init(&caller->sink, caller->drain_ms > 0 ? 20000 : 1 + below(5000));
+    buf_init(&caller->sink, caller->drain_ms > 0 ? 20000 : 100 + below(5000));
     caller_start(caller, requests[below(ARRAY_SIZE(requests))]);
 }
 
@@ -718,6 +744,7 @@ int main(void)
         cmocka_unit_test(what_the_backend_no_longer_takes_is_thrown_away),
         cmocka_unit_test(each_phase_has_its_deadline),
         cmocka_unit_test(an_unfinished_request_without_bytes_has_no_deadline),
+        cmocka_unit_test(nothing_leaves_after_its_time),
         cmocka_unit_test(any_callback_may_abort_or_let_go_of_the_pool),
         cmocka_unit_test(an_exchange_may_be_aborted_at_once),
         cmocka_unit_test(the_next_exchange_may_start_in_on_failed),

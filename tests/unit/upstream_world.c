@@ -232,12 +232,16 @@ void caller_upload(struct caller *caller)
     }
 }
 
+/* Grows by doubling: a sanitizer copies at every realloc(). */
 static void caller_empty_sink(struct caller *caller)
 {
     struct str bytes = buf_peek(&caller->sink);
 
-    caller->body = realloc(caller->body, caller->body_len + bytes.len + 1);
-    assert_non_null(caller->body);
+    if (caller->body_len + bytes.len >= caller->body_size) {
+        caller->body_size = 2 * (caller->body_len + bytes.len + 1);
+        caller->body = realloc(caller->body, caller->body_size);
+        assert_non_null(caller->body);
+    }
     memcpy(caller->body + caller->body_len, bytes.p, bytes.len);
     caller->body_len += bytes.len;
     caller->body[caller->body_len] = '\0';

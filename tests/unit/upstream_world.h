@@ -73,6 +73,7 @@ struct caller {
     struct buf sink;
     char *body;
     size_t body_len;
+    size_t body_size;
     bool over;
     unsigned n_over;
 

@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "gateway/connection_private.h"
+
+#include "gateway/base/clock.h"
+
+static void connection_decide(struct connection *conn)
+{
+    conn->cut_meanwhile = false;
+    conn->admission_tries++;
+    admission_start(&conn->admission, conn->worker->store);
+}
+
+/* The store cannot be asked about a connection that was admitted before: store.on_outage says what
+ * follows. */
+static bool connection_may_serve_on(const struct connection *conn)
+{
+    const struct config *config = connection_config(conn);
+
+    return conn->peer.admitted && !conn->retired &&
+           config->store.on_outage == CONFIG_ON_OUTAGE_SERVE_ADMITTED &&
+           store_stale_ms(conn->worker->store) <= config->store.serve_admitted_max_ms;
+}
+
+static void connection_take_decision(struct connection *conn, const struct store_view *view,
+                                     const struct decision *decision)
+{
+    bool passes = decision->verdict == VERDICT_PASS || decision->verdict == VERDICT_QUARANTINE;
+    bool changed = decision->commits && decision->change.writes_record;
+
+    conn->peer.admitted = passes;
+    conn->peer.quarantined = decision->verdict == VERDICT_QUARANTINE;
+    conn->peer.verdict = decision->reason;
+    conn->peer.generation = changed ? decision->change.next.generation : view->record.generation;
+    conn->peer.decided_store_ms = view->now_ms;
+    conn->peer.decided_ms = clock_monotonic_ms();
+    conn->refusal = passes ? REASON_OK : decision->reason;
+    conn->distrusted = conn->retired = false;
+    if (passes) {
+        stream_allow_resumption(conn->stream);
+        store_note_seen(conn->worker->store, conn->admission.credentials->device,
+                        conn->peer.address);
+    } else {
+        stream_forget_session(conn->stream);
+    }
+    stat_add(&conn->worker->stats->admissions[decision->reason], 1);
+}
+
+static void connection_admission_failed(struct connection *conn, enum reason reason)
+{
+    if (reason == REASON_STORE_UNAVAILABLE && connection_may_serve_on(conn))
+        return;
+    /* `admitted` stays as it is for a live connection: the next request asks again. */
+    conn->refusal = reason;
+    stat_add(&conn->worker->stats->admissions[reason], 1);
+}
+
+static void on_admission(enum store_result result, const struct store_view *view,
+                         const struct decision *decision, void *arg)
+{
+    static const enum reason reasons[] = {
+        [STORE_OK] = REASON_UNDECIDED,
+        [STORE_CONFLICT] = REASON_STORE_CONFLICT,
+        [STORE_UNAVAILABLE] = REASON_STORE_UNAVAILABLE,
+        [STORE_INVALID] = REASON_STORE_RECORD_INVALID,
+    };
+    struct connection *conn = arg;
+
+    /* What was decided from a record that is older than the cut is worth nothing. */
+    if (conn->cut_meanwhile && conn->admission_tries < CONNECTION_ADMISSION_TRIES) {
+        connection_decide(conn);
+        return;
+    }
+    if (conn->cut_meanwhile)
+        connection_admission_failed(conn, REASON_STORE_CONFLICT);
+    else if (result == STORE_OK)
+        connection_take_decision(conn, view, decision);
+    else
+        connection_admission_failed(conn, reasons[result]);
+    connection_set_state(conn, CONNECTION_IDLE);
+    connection_run(conn);
+}
+
+bool connection_is_trusted(const struct connection *conn)
+{
+    if (!conn->peer.admitted || conn->refusal != REASON_OK)
+        return true; /* nothing to trust: it is refused, or has no certificate and routes decide */
+    return !conn->distrusted && store_is_fresh(conn->worker->store);
+}
+
+/* Before the next request of a live connection. */
+void connection_readmit(struct connection *conn)
+{
+    conn->head_waits = true;
+    conn->admission.handshake = HANDSHAKE_RESUMED;
+    conn->admission.settings = &connection_config(conn)->rotation.admission;
+    conn->admission_tries = 0;
+    connection_set_state(conn, CONNECTION_ADMITTING);
+    connection_decide(conn);
+}
+
+static enum reason connection_identity_refusal(enum peer_identity identity)
+{
+    switch (identity) {
+    case PEER_NO_CERTIFICATE:
+    case PEER_IDENTIFIED:
+        return REASON_OK;
+    case PEER_NAME_INVALID:
+        return REASON_CERTIFICATE_IDENTITY;
+    case PEER_IS_CA:
+        return REASON_CERTIFICATE_IS_CA;
+    case PEER_KEY_NOT_ALLOWED:
+        return REASON_CERTIFICATE_KEY_WEAK;
+    }
+    return REASON_UNDECIDED;
+}
+
+static void connection_count_handshake(struct connection *conn, const struct stream_peer *peer)
+{
+    struct stats *stats = conn->worker->stats;
+    bool resumed = peer != NULL && peer->identity == PEER_IDENTIFIED &&
+                   peer->credentials.handshake == HANDSHAKE_RESUMED;
+
+    if (peer != NULL)
+        stat_add(resumed ? &stats->handshakes_resumed : &stats->handshakes_full, 1);
+}
+
+/* Does the newest snapshot not trust any more whom an older one let in? */
+bool connection_is_untrusted(const struct connection *conn, const struct snapshot *newest)
+{
+    if (conn->peer.certificate == NULL)
+        return false;
+    const struct tls_server *server = snapshot_tls_server(newest, conn->env.listener->name);
+    return server == NULL || tls_server_recheck(server, conn->peer.certificate) == TLS_TRUST_GONE;
+}
+
+enum step connection_identify(struct connection *conn)
+{
+    const struct stream_peer *peer = stream_peer(conn->stream);
+
+    connection_count_handshake(conn, peer);
+    conn->env.server_name = stream_server_name(conn->stream);
+    conn->peer.certificate = peer;
+    conn->peer.has_uid = stream_peer_uid(conn->stream, &conn->peer.uid);
+    /* A reload during the handshake: the chain was judged by what was trusted before. */
+    if (conn->tls_generation != conn->worker->generation &&
+        connection_is_untrusted(conn, conn->worker->generation->snapshot)) {
+        connection_close(conn, REASON_CUT_UNTRUSTED);
+        return STEP_OVER;
+    }
+    conn->refusal = peer != NULL ? connection_identity_refusal(peer->identity) : REASON_OK;
+    bool device = peer != NULL && peer->identity == PEER_IDENTIFIED && conn->env.listener != NULL &&
+                  conn->env.listener->clients == CONFIG_CLIENTS_DEVICES;
+    if (!device) {
+        /* Operators are whom their CA names. */
+        if (conn->refusal == REASON_OK)
+            stream_allow_resumption(conn->stream);
+        connection_set_state(conn, CONNECTION_IDLE);
+        return STEP_MORE;
+    }
+    conn->admission = (struct admission){
+        .credentials = &peer->credentials,
+        .settings = &connection_config(conn)->rotation.admission,
+        .handshake = peer->credentials.handshake,
+        .peer = conn->peer.address,
+        .done = on_admission,
+        .arg = conn,
+    };
+    /* First into the index, then the question: a cut between the two finds us. */
+    connection_index_add(conn->worker->index_by_device, &conn->index, peer->credentials.device);
+    connection_set_state(conn, CONNECTION_ADMITTING);
+    connection_decide(conn);
+    return STEP_WAIT;
+}

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What connection.c (the loop, bytes, deadlines, requests), connection_admission.c (who is it, may
+ * it pass) and connections.c (what happens to many at once) share, and nobody else includes. */
+#pragma once
+
+#include <event2/event_struct.h>
+
+#include "gateway/admission.h"
+#include "gateway/connection.h"
+#include "gateway/connection_index.h"
+#include "gateway/exchange.h"
+
+enum { CONNECTION_ADMISSION_TRIES = 4 }; /* decisions that a simultaneous cut made worthless */
+
+enum connection_state {
+    CONNECTION_HANDSHAKE, /* TLS is being set up */
+    CONNECTION_ADMITTING, /* the store was asked; nothing is answered before it has decided */
+    CONNECTION_IDLE,      /* between requests, or within a head */
+    CONNECTION_EXCHANGE,  /* `exchange` is there */
+    CONNECTION_LINGER,    /* our side is ended; waiting for the peer to end its own, so that it can
+                             read the last answer */
+    CONNECTION_CLOSED,    /* off the socket and all lists but `closed`; freed soon */
+};
+
+enum connection_phase {
+    PHASE_HANDSHAKE,
+    PHASE_ADMITTING,
+    PHASE_IDLE,
+    PHASE_HEAD,
+    PHASE_BODY,
+    PHASE_WRITE,
+    PHASE_ANSWER, /* whoever answers has timeouts of its own */
+    PHASE_LINGER,
+};
+
+enum step {
+    STEP_WAIT,
+    STEP_MORE,
+    STEP_OVER, /* closed */
+};
+
+struct connection {
+    struct worker *worker;             /* borrowed: outlives its connections */
+    struct generation *tls_generation; /* ref: `stream` borrows its TLS server */
+    struct exchange_env
+        env; /* its generation is a ref of our own: what requests are served under */
+    struct exchange_peer peer;
+    struct stream *stream;      /* owned */
+    struct http_parser *parser; /* owned */
+    struct buf in;
+    struct buf out;
+    struct exchange *exchange; /* owned; exists in EXCHANGE only */
+
+    enum connection_state state;
+    struct admission admission;
+    enum reason refusal; /* what the next request is refused with; REASON_OK: nothing */
+    bool head_waits;     /* a complete head waits for the renewed decision */
+    bool distrusted;     /* decide again before the next request */
+    bool cut_meanwhile;  /* a cut came while the decision was being made */
+    bool retired;        /* its key was, says the log: a decision may differ, no outage may */
+    int admission_tries;
+    bool last_request; /* no further requests: close when idle */
+    bool peer_ended;
+
+    bool readable;
+    bool writable;
+    struct event read_event;
+    struct event write_event;
+    bool read_armed;
+    struct event again_event; /* a zero timer: go on in the loop's next turn */
+
+    enum connection_phase phase;
+    bool progress;          /* since the phase's deadline was set */
+    int64_t phase_until_ms; /* INT64_MAX: none */
+    int64_t drain_until_ms; /* INT64_MAX: not draining */
+    enum reason drain_reason;
+    struct event timer;
+    int64_t timer_at_ms; /* when `timer` fires; INT64_MAX: not armed */
+
+    size_t linger_bytes;
+    enum reason close_reason;
+    uint64_t requests;
+    uint64_t bytes_read;
+    uint64_t bytes_written;
+    struct list link;                   /* worker->connections, then worker->closed */
+    struct connection_index_link index; /* by device, from before the first decision to the close */
+};
+
+static inline const struct config *connection_config(const struct connection *conn)
+{
+    return conn->env.generation->snapshot->config;
+}
+
+/* --- connection.c ----------------------------------------------------------------------------- */
+
+/* Takes steps until one has nothing to do. May close the connection. */
+void connection_run(struct connection *conn);
+/* The only place that assigns the state. */
+void connection_set_state(struct connection *conn, enum connection_state state);
+/* Runs once; whatever was going on is cancelled. The memory goes with connections_sweep(). */
+void connection_close(struct connection *conn, enum reason reason);
+/* No request after the present one, and the end within so many ms. May close the connection. */
+void connection_drain(struct connection *conn, enum reason reason, int64_t within_ms);
+
+/* --- connection_admission.c ------------------------------------------------------------------- */
+
+/* The handshake is done: who is it, and may it pass? */
+enum step connection_identify(struct connection *conn);
+/* May the next request be served without asking the store? */
+bool connection_is_trusted(const struct connection *conn);
+/* Asks it. The head that waits is served after the decision. */
+void connection_readmit(struct connection *conn);
+/* The newest snapshot no longer trusts what the connection was verified with. */
+bool connection_is_untrusted(const struct connection *conn, const struct snapshot *newest);

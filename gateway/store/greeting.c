@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "gateway/store/greeting.h"
+
+#include <errno.h>
+#include <hiredis/hiredis.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "gateway/base/mem.h"
+#include "gateway/store/keys.h"
+#include "gateway/store/refusal.h"
+
+enum { PASSWORD_MAX = 512 };
+
+static bool read_password(const char *path, char password[PASSWORD_MAX + 2], char *error,
+                          size_t error_size)
+{
+    FILE *file = fopen(path, "re");
+
+    if (file == NULL) {
+        (void)snprintf(error, error_size, "cannot open store.password_file: %s", strerror(errno));
+        return false;
+    }
+    bool is_read = fgets(password, PASSWORD_MAX + 2, file) != NULL;
+    fclose(file);
+    password[is_read ? strcspn(password, "\r\n") : 0] = '\0';
+    size_t len = strlen(password);
+    if (len > 0 && len <= PASSWORD_MAX)
+        return true;
+    (void)snprintf(error, error_size, "store.password_file: the first line must have 1 to %d bytes",
+                   PASSWORD_MAX);
+    return false;
+}
+
+/* Adds one whole command to the text. */
+static void append_command(char **text, const struct command *command)
+{
+    char head[COMMAND_HEAD_SIZE], *before = *text;
+    size_t len;
+    char *body = command_write(command, &len);
+
+    (void)command_write_head(command->n_args, head);
+    *text = mem_printf("%s%.*s%.*s", before != NULL ? before : "", (int)strcspn(head, "\n") + 1,
+                       head, (int)len, body);
+    mem_free(before);
+    mem_free(body);
+}
+
+static void append_auth(char **text, const char *username, const char *password)
+{
+    struct command command;
+
+    command_init(&command);
+    command_add(&command, STR("AUTH"));
+    if (username != NULL)
+        command_add(&command, str_c(username));
+    command_add(&command, str_c(password));
+    append_command(text, &command);
+}
+
+static void append_partitions(char **text, const struct config *config, uint32_t partitions)
+{
+    struct command command;
+
+    command_init(&command);
+    command_add(&command, STR("SET"));
+    keys_add_partitions(config, &command);
+    command_add_int(&command, partitions);
+    command_add(&command, STR("NX"));
+    append_command(text, &command);
+
+    command_init(&command);
+    command_add(&command, STR("GET"));
+    keys_add_partitions(config, &command);
+    append_command(text, &command);
+}
+
+char *greeting_begin(struct greeting *greeting, const struct config *config,
+                     const struct store_address *address, char *error, size_t error_size)
+{
+    char password[PASSWORD_MAX + 2] = "";
+    struct command command;
+    char *text = NULL;
+
+    *greeting = (struct greeting){
+        .partitions = config->store.partitions > 0 ? config->store.partitions : 1,
+        .sends[GREETING_STEP_AUTH] = config->store.password_file != NULL,
+        .sends[GREETING_STEP_SELECT] = address->database != 0,
+        .sends[GREETING_STEP_CLAIM] = true,
+        .sends[GREETING_STEP_COMPARE] = true,
+    };
+    if (greeting->sends[GREETING_STEP_AUTH]) {
+        if (!read_password(config->store.password_file, password, error, error_size))
+            return NULL;
+        append_auth(&text, config->store.username, password);
+        explicit_bzero(password, sizeof(password));
+    }
+    if (greeting->sends[GREETING_STEP_SELECT]) {
+        command_init(&command);
+        command_add(&command, STR("SELECT"));
+        command_add_int(&command, address->database);
+        append_command(&text, &command);
+    }
+    append_partitions(&text, config, greeting->partitions);
+    return text;
+}
+
+/* Errors that another attempt cannot mend have no kind of their own, or speak of rights. */
+static enum greeting_progress greeting_fail(const char *text, const char *doing, char *error,
+                                            size_t error_size)
+{
+    enum refusal refusal = refusal_classify(text);
+
+    (void)snprintf(error, error_size, "%s: %s", doing, text);
+    return refusal == REFUSAL_OTHER || refusal == REFUSAL_NOAUTH || refusal == REFUSAL_NOPERM
+               ? GREETING_WRONG
+               : GREETING_FAILED;
+}
+
+static enum greeting_progress greeting_compare(const struct greeting *greeting,
+                                               const redisReply *reply, char *error,
+                                               size_t error_size)
+{
+    uint64_t partitions;
+
+    if (reply->type == REDIS_REPLY_NIL)
+        return greeting_fail(greeting->claim_error[0] != '\0' ? greeting->claim_error
+                                                              : "LOADING it has vanished",
+                             "writing the number of partitions", error, error_size);
+    if (reply->type != REDIS_REPLY_STRING ||
+        !str_to_u64((struct str){reply->str, reply->len}, &partitions))
+        return greeting_fail("not a number", "reading the number of partitions", error, error_size);
+    if (partitions == greeting->partitions)
+        return GREETING_DONE;
+    (void)snprintf(error, error_size,
+                   "store.partitions is %u here, but the data in Redis is laid out for %llu",
+                   greeting->partitions, (unsigned long long)partitions);
+    return GREETING_WRONG;
+}
+
+static enum greeting_progress greeting_error(struct greeting *greeting, const char *text,
+                                             char *error, size_t error_size)
+{
+    static const char *const doing[GREETING_STEPS] = {
+        [GREETING_STEP_AUTH] = "authenticating",
+        [GREETING_STEP_SELECT] = "choosing the database",
+        [GREETING_STEP_CLAIM] = "writing the number of partitions",
+        [GREETING_STEP_COMPARE] = "reading the number of partitions",
+    };
+
+    /* A server that is full, or cannot write at the moment, can still be read. A replica cannot:
+     * what it says may be old. */
+    if (greeting->step == GREETING_STEP_CLAIM && refusal_classify(text) != REFUSAL_READONLY) {
+        str_copy_cut(greeting->claim_error, sizeof(greeting->claim_error), str_c(text));
+        greeting->step++;
+        return GREETING_MORE;
+    }
+    return greeting_fail(text, doing[greeting->step], error, error_size);
+}
+
+enum greeting_progress greeting_take_reply(struct greeting *greeting, const redisReply *reply,
+                                           char *error, size_t error_size)
+{
+    while (!greeting->sends[greeting->step])
+        greeting->step++;
+    if (reply->type == REDIS_REPLY_ERROR)
+        return greeting_error(greeting, reply->str, error, error_size);
+    if (greeting->step == GREETING_STEP_COMPARE)
+        return greeting_compare(greeting, reply, error, error_size);
+    greeting->step++;
+    return GREETING_MORE;
+}

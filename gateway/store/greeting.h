@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The first commands on a new link, sent in one piece: AUTH, SELECT, and the fleet's number of
+ * partitions, which is written by whoever comes first and compared by all others. */
+#pragma once
+
+#include "gateway/base/macros.h"
+#include "gateway/config/config.h"
+#include "gateway/store/address.h"
+
+struct redisReply;
+
+enum greeting_step {
+    GREETING_STEP_AUTH,
+    GREETING_STEP_SELECT,
+    GREETING_STEP_CLAIM,   /* SET <prefix>:partitions N NX */
+    GREETING_STEP_COMPARE, /* GET <prefix>:partitions */
+    GREETING_STEPS,
+};
+
+/* Embedded in the link. */
+struct greeting {
+    uint32_t partitions;
+    char claim_error[128]; /* counts only when there turns out to be no number */
+    bool sends[GREETING_STEPS];
+    enum greeting_step step; /* whose answer comes next */
+};
+
+enum greeting_progress {
+    GREETING_MORE,
+    GREETING_DONE,
+    GREETING_FAILED, /* the server cannot be used at the moment */
+    GREETING_WRONG,  /* trying again cannot help: credentials, or another number of partitions */
+};
+
+/* The commands as RESP text, owned by the caller: mem_free(). NULL with a sentence in `error` when
+ * the password cannot be read; it is read anew each time, so that it may be changed under a running
+ * daemon. */
+char *greeting_begin(struct greeting *greeting, const struct config *config,
+                     const struct store_address *address, char *error,
+                     size_t error_size) MUST_CHECK;
+
+enum greeting_progress greeting_take_reply(struct greeting *greeting,
+                                           const struct redisReply *reply, char *error,
+                                           size_t error_size) MUST_CHECK;

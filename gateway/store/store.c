@@ -1,0 +1,556 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Each kind of operation is one object that begins with a store_op: how it is asked, and how its
+ * answer is understood, stand next to each other below. Everything they have in common is in
+ * ops.c. */
+#include "gateway/store/store.h"
+
+#include <hiredis/hiredis.h>
+#include <stdio.h>
+
+#include "gateway/base/clock.h"
+#include "gateway/base/log.h"
+#include "gateway/base/mem.h"
+#include "gateway/store/codec.h"
+#include "gateway/store/event_json.h"
+#include "gateway/store/keys.h"
+#include "gateway/store/link.h"
+#include "gateway/store/ops.h"
+#include "gateway/store/reply.h"
+#include "gateway/store/seen.h"
+#include "gateway/store/tail.h"
+
+enum { STORE_EVENTS_READ_MAX = 1000 };
+
+_Static_assert((int)STORE_OPERATIONS_MAX == (int)LINK_QUEUE_MAX, "the link holds the bound");
+
+struct store {
+    const struct config *config; /* borrowed from the store's owner, who outlives us */
+    struct keys *keys;           /* owned */
+    struct link *link;           /* owned: commands */
+    /* Owned; only with wait_replicas: a WAIT holds up what is behind it, and reads must not stand
+     * there. */
+    struct link *commit_link;
+    struct tail *tail; /* owned */
+    struct seen *seen; /* owned */
+    struct ops ops;
+};
+
+static void log_unreadable(const struct keys *keys, const char *device, const char *wrong)
+{
+    char *key CLEANUP(mem_free_at) = keys_record(keys, device);
+
+    log_write(LOG_ERROR, "a record cannot be understood", LOG_STR("key", key),
+              LOG_STR("field", wrong));
+}
+
+/* Reading a record. */
+
+enum read_denial { READ_DENY_DEVICE, READ_DENY_KEY, READ_DENY_CERTIFICATE, READ_DENY_NEXT };
+
+struct read_op {
+    struct store_op op;
+    struct store *store; /* borrowed */
+    char device[DEVICE_NAME_MAX + 1];
+    size_t n_denials;
+    enum read_denial denials[4]; /* in the order in which they were asked */
+    store_read_fn *done;
+    void *arg;
+};
+
+static bool read_number(const redisReply *reply, uint64_t *out)
+{
+    return reply != NULL && str_to_u64(reply_text(reply), out);
+}
+
+static bool *view_denial(struct store_view *view, enum read_denial which)
+{
+    switch (which) {
+    case READ_DENY_KEY:
+        return &view->denied.key;
+    case READ_DENY_CERTIFICATE:
+        return &view->denied.certificate;
+    case READ_DENY_NEXT:
+        return &view->next_key_denied;
+    case READ_DENY_DEVICE:
+        break;
+    }
+    return &view->denied.device;
+}
+
+/* Seconds, microseconds, the record's fields, last seen; then the denials, if there is any. */
+static const char *read_view(const struct read_op *read, const redisReply *reply,
+                             struct store_view *out)
+{
+    enum { BEFORE_DENIALS = 4 };
+    struct field fields[CODEC_FIELDS_MAX];
+    uint64_t seconds, micros, seen;
+    size_t n_fields;
+    const char *wrong = NULL;
+
+    if (!read_number(reply_element(reply, 0), &seconds) || seconds > INT64_MAX / 1000000 ||
+        !read_number(reply_element(reply, 1), &micros) || micros > 999999)
+        return "(the answer's time)";
+    out->now_ms = (int64_t)(seconds * 1000 + micros / 1000);
+    if (!reply_fields(reply_element(reply, 2), fields, CODEC_FIELDS_MAX, &n_fields))
+        return "(all)";
+    if (n_fields > 0 && !codec_read_record(fields, n_fields, &out->record, &wrong))
+        return wrong;
+    if (n_fields > 0 && strcmp(out->record.name, read->device) != 0)
+        return "name";
+    memcpy(out->record.name, read->device, sizeof(read->device));
+    if (read_number(reply_element(reply, 3), &seen) && seen <= INT64_MAX)
+        out->last_seen_ms = (int64_t)seen;
+    for (size_t i = 0; i < read->n_denials && reply->elements > BEFORE_DENIALS; i++) {
+        const redisReply *exists = reply_element(reply, BEFORE_DENIALS + i);
+        if (exists == NULL || exists->type != REDIS_REPLY_INTEGER)
+            return "(the answer's denials)";
+        *view_denial(out, read->denials[i]) = exists->integer != 0;
+    }
+    return NULL;
+}
+
+static void read_end(struct store_op *op, enum store_result result, const redisReply *reply)
+{
+    struct read_op *read = (struct read_op *)op;
+    struct store_view view;
+
+    if (result != STORE_OK) {
+        read->done(result, NULL, read->arg);
+        return;
+    }
+    memset(&view, 0, sizeof(view));
+    const char *wrong = read_view(read, reply, &view);
+    if (wrong == NULL) {
+        read->done(STORE_OK, &view, read->arg);
+        return;
+    }
+    log_unreadable(read->store->keys, read->device, wrong);
+    read->done(STORE_INVALID, NULL, read->arg);
+}
+
+static bool is_set(const char *id)
+{
+    return id != NULL && id[0] != '\0';
+}
+
+static void read_add_denial(struct read_op *read, struct command *command, uint32_t partition,
+                            enum read_denial which, const char *id)
+{
+    static const enum deny_kind kinds[] = {
+        [READ_DENY_DEVICE] = DENY_DEVICE,
+        [READ_DENY_KEY] = DENY_KEY,
+        [READ_DENY_CERTIFICATE] = DENY_CERTIFICATE,
+        [READ_DENY_NEXT] = DENY_KEY,
+    };
+
+    if (which != READ_DENY_DEVICE && !is_set(id))
+        return;
+    keys_add_deny(read->store->keys, command, partition, kinds[which], id);
+    read->denials[read->n_denials++] = which;
+}
+
+struct store_op *store_read(struct store *store, const struct store_query *query,
+                            store_read_fn *done, void *arg)
+{
+    struct read_op *read = mem_new(struct read_op);
+    uint32_t partition = keys_partition_of(store->keys, query->device);
+    struct command command;
+
+    read->op =
+        (struct store_op){.doing = "reading a record", .end = read_end, .script = &script_read};
+    read->store = store;
+    read->done = done;
+    read->arg = arg;
+    if (!str_copy(read->device, sizeof(read->device), str_c(query->device)))
+        return op_refuse(&store->ops, &read->op);
+    command_init(&command);
+    command_add_int(&command,
+                    3 + is_set(query->key) + is_set(query->certificate) + is_set(query->next_key));
+    keys_add_record(store->keys, &command, partition, query->device);
+    keys_add_seen(store->keys, &command, partition, query->device);
+    read_add_denial(read, &command, partition, READ_DENY_DEVICE, query->device);
+    read_add_denial(read, &command, partition, READ_DENY_KEY, query->key);
+    read_add_denial(read, &command, partition, READ_DENY_CERTIFICATE, query->certificate);
+    read_add_denial(read, &command, partition, READ_DENY_NEXT, query->next_key);
+    return op_start(&store->ops, store->link, &read->op, &command);
+}
+
+/* Committing a change. */
+
+struct commit_op {
+    struct store_op op;
+    store_commit_fn *done;
+    void *arg;
+};
+
+static void commit_end(struct store_op *op, enum store_result result, const redisReply *reply)
+{
+    struct commit_op *commit = (struct commit_op *)op;
+
+    commit->done(result, commit->arg);
+}
+
+static void commit_add_keys(const struct keys *keys, uint32_t partition, const char *device,
+                            const struct change *change, struct command *to)
+{
+    int64_t n_once = 0;
+
+    for (size_t i = 0; i < change->n_events; i++)
+        n_once += change->events[i].once_in_ms > 0;
+    command_add_int(to, 2 + (int64_t)(change->n_deny + change->n_allow) + n_once);
+    keys_add_record(keys, to, partition, device);
+    keys_add_events(keys, to, partition);
+    for (size_t i = 0; i < change->n_deny; i++)
+        keys_add_deny(keys, to, partition, change->deny[i].kind, change->deny[i].id);
+    for (size_t i = 0; i < change->n_allow; i++)
+        keys_add_deny(keys, to, partition, change->allow[i].kind, change->allow[i].id);
+    for (size_t i = 0; i < change->n_events; i++) {
+        if (change->events[i].once_in_ms > 0)
+            keys_add_once(keys, to, partition, &change->events[i]);
+    }
+}
+
+/* What the arguments of one commit borrow from, besides the change. */
+struct commit_texts {
+    struct codec_scratch record;
+    struct codec_scratch events[ARRAY_SIZE(((struct change *)0)->events)];
+    char *data[ARRAY_SIZE(((struct change *)0)->events)]; /* owned */
+};
+
+static void commit_add_arguments(const struct config *config, const struct change *change,
+                                 struct commit_texts *texts, struct command *to)
+{
+    if (change->writes_record) {
+        command_add_int(to, (int64_t)(change->next.version - 1));
+        command_add_int(to, (int64_t)config->store.events_max);
+        codec_add_record(&change->next, &texts->record, to);
+    } else {
+        command_add(to, STR(""));
+        command_add_int(to, (int64_t)config->store.events_max);
+        command_add_int(to, 0);
+    }
+    command_add_int(to, (int64_t)change->n_deny);
+    for (size_t i = 0; i < change->n_deny; i++) {
+        command_add_int(to, change->deny[i].until_ms);
+        command_add_int(to, change->deny[i].keeps_longer);
+        codec_add_denial(&change->deny[i], to);
+    }
+    command_add_int(to, (int64_t)change->n_allow);
+    command_add_int(to, (int64_t)change->n_events);
+    for (size_t i = 0; i < change->n_events; i++) {
+        command_add_int(to, change->events[i].once_in_ms > 0 ? change->events[i].once_in_ms : 0);
+        texts->data[i] = event_json(&change->events[i]);
+        codec_add_event(&change->events[i], texts->data[i], &texts->events[i], to);
+    }
+}
+
+static struct store_op *commit_start(struct store *store, uint32_t partition, const char *device,
+                                     const struct change *change, store_commit_fn *done, void *arg)
+{
+    struct commit_op *commit = mem_new(struct commit_op);
+    struct commit_texts texts;
+    struct command command;
+
+    commit->op = (struct store_op){
+        .doing = "committing a change",
+        .end = commit_end,
+        .script = &script_commit,
+        .is_commit = true,
+        .waits_for_replicas = store->config->store.wait_replicas > 0,
+    };
+    commit->done = done;
+    commit->arg = arg;
+    command_init(&command);
+    commit_add_keys(store->keys, partition, device, change, &command);
+    commit_add_arguments(store->config, change, &texts, &command);
+    struct link *via = store->commit_link != NULL ? store->commit_link : store->link;
+    struct store_op *op = op_start(&store->ops, via, &commit->op, &command);
+    for (size_t i = 0; i < change->n_events; i++)
+        mem_free(texts.data[i]);
+    return op;
+}
+
+/* A change in every partition. */
+
+/* Stands for the commits of all partitions, which follow each other. */
+struct fan_op {
+    struct store_op op;
+    struct store *store;
+    struct change change; /* no record; the event waits for the last */
+    uint32_t partition;   /* whose commit is out */
+    store_commit_fn *done;
+    void *arg;
+};
+
+static void fan_end(struct store_op *op, enum store_result result, const redisReply *reply)
+{
+    struct fan_op *fan = (struct fan_op *)op;
+
+    fan->done(result, fan->arg);
+}
+
+static void on_fan_commit(enum store_result result, void *arg);
+
+static void fan_commit(struct fan_op *fan)
+{
+    struct change change = fan->change;
+
+    if (fan->partition + 1 < keys_partitions(fan->store->keys))
+        change.n_events = 0;
+    (void)commit_start(fan->store, fan->partition, "", &change, on_fan_commit, fan);
+}
+
+static void on_fan_commit(enum store_result result, void *arg)
+{
+    struct fan_op *fan = arg;
+
+    if (result != STORE_OK || ++fan->partition == keys_partitions(fan->store->keys))
+        op_end(&fan->op, result);
+    else
+        fan_commit(fan);
+}
+
+static struct store_op *fan_start(struct store *store, const struct change *change,
+                                  store_commit_fn *done, void *arg)
+{
+    struct fan_op *fan = mem_new(struct fan_op);
+
+    fan->op = (struct store_op){.doing = "committing a change everywhere", .end = fan_end};
+    fan->store = store;
+    fan->change = *change;
+    fan->done = done;
+    fan->arg = arg;
+    (void)op_begin(&store->ops, &fan->op);
+    fan_commit(fan);
+    return &fan->op;
+}
+
+struct store_op *store_commit(struct store *store, const char *device, const struct change *change,
+                              store_commit_fn *done, void *arg)
+{
+    if (device[0] == '\0' && !change->writes_record && keys_partitions(store->keys) > 1)
+        return fan_start(store, change, done, arg);
+    return commit_start(store, keys_partition_of(store->keys, device), device, change, done, arg);
+}
+
+/* Reading a denial. */
+
+struct denial_op {
+    struct store_op op;
+    struct denial denial; /* kind and id */
+    store_denial_fn *done;
+    void *arg;
+};
+
+static void denial_end(struct store_op *op, enum store_result result, const redisReply *reply)
+{
+    struct denial_op *read = (struct denial_op *)op;
+    struct field fields[CODEC_FIELDS_MAX];
+    struct denial denial = {0};
+    const char *wrong = "(all)";
+    size_t n = 0;
+
+    if (result == STORE_OK && (!reply_fields(reply, fields, CODEC_FIELDS_MAX, &n) ||
+                               (n > 0 && !codec_read_denial(fields, n, &denial, &wrong)))) {
+        log_write(LOG_ERROR, "a denial cannot be understood",
+                  LOG_STR("kind", deny_kind_wire(read->denial.kind)),
+                  LOG_STR("id", read->denial.id), LOG_STR("field", wrong));
+        result = STORE_INVALID;
+    }
+    denial.kind = read->denial.kind;
+    memcpy(denial.id, read->denial.id, sizeof(denial.id));
+    bool exists = result == STORE_OK && n > 0;
+    read->done(result, exists, exists ? &denial : NULL, read->arg);
+}
+
+struct store_op *store_read_denial(struct store *store, enum deny_kind kind, const char *id,
+                                   const char *device, store_denial_fn *done, void *arg)
+{
+    struct denial_op *read = mem_new(struct denial_op);
+    struct command command;
+
+    read->op = (struct store_op){.doing = "reading a denial", .end = denial_end};
+    read->denial.kind = kind;
+    read->done = done;
+    read->arg = arg;
+    if (!str_copy(read->denial.id, sizeof(read->denial.id), str_c(id)))
+        return op_refuse(&store->ops, &read->op);
+    command_init(&command);
+    command_add(&command, STR("HGETALL"));
+    keys_add_deny(store->keys, &command,
+                  keys_partition_of(store->keys, device != NULL ? device : ""), kind, id);
+    return op_start(&store->ops, store->link, &read->op, &command);
+}
+
+/* Reading events. */
+
+struct events_op {
+    struct store_op op;
+    store_events_fn *done;
+    void *arg;
+};
+
+/* Texts are hiredis', which ends them with a NUL. What is missing is "". */
+static const char *event_text(const struct field *fields, size_t n, const char *name)
+{
+    struct str value = codec_find(fields, n, name);
+
+    return value.p != NULL ? value.p : "";
+}
+
+static bool read_event(const redisReply *entry, struct store_event *out)
+{
+    struct field fields[CODEC_FIELDS_MAX];
+    const redisReply *id = reply_element(entry, 0);
+    size_t n;
+
+    if (id == NULL || reply_text(id).p == NULL ||
+        !reply_fields(reply_element(entry, 1), fields, CODEC_FIELDS_MAX, &n))
+        return false;
+    *out = (struct store_event){
+        .id = reply_text(id).p,
+        .type = event_text(fields, n, "type"),
+        .device = event_text(fields, n, "device"),
+        .data = event_text(fields, n, "data"),
+    };
+    return true;
+}
+
+/* The newest came first. An entry that is none of ours is passed over. */
+static void events_end(struct store_op *op, enum store_result result, const redisReply *reply)
+{
+    struct events_op *read = (struct events_op *)op;
+    struct store_event *events CLEANUP(mem_free_at) = NULL;
+    size_t n = 0;
+
+    if (result == STORE_OK && reply->type == REDIS_REPLY_ARRAY) {
+        events = mem_array(reply->elements, sizeof(*events));
+        for (size_t i = reply->elements; i-- > 0;)
+            n += read_event(reply->element[i], &events[n]);
+    }
+    read->done(result, events, n, read->arg);
+}
+
+struct store_op *store_read_events(struct store *store, uint32_t partition, size_t count,
+                                   store_events_fn *done, void *arg)
+{
+    struct events_op *read = mem_new(struct events_op);
+    struct command command;
+
+    read->op = (struct store_op){.doing = "reading events", .end = events_end};
+    read->done = done;
+    read->arg = arg;
+    if (partition >= keys_partitions(store->keys) || count == 0)
+        return op_refuse(&store->ops, &read->op);
+    command_init(&command);
+    command_add(&command, STR("XREVRANGE"));
+    keys_add_events(store->keys, &command, partition);
+    command_add(&command, STR("+"));
+    command_add(&command, STR("-"));
+    command_add(&command, STR("COUNT"));
+    command_add_int(&command,
+                    count < STORE_EVENTS_READ_MAX ? (int64_t)count : STORE_EVENTS_READ_MAX);
+    return op_start(&store->ops, store->link, &read->op, &command);
+}
+
+/* A pause. */
+
+struct pause_op {
+    struct store_op op;
+    store_commit_fn *done;
+    void *arg;
+};
+
+static void pause_end(struct store_op *op, enum store_result result, const redisReply *reply)
+{
+    struct pause_op *pause = (struct pause_op *)op;
+
+    pause->done(result, pause->arg);
+}
+
+struct store_op *store_pause(struct store *store, int64_t pause_ms, store_commit_fn *done,
+                             void *arg)
+{
+    struct pause_op *pause = mem_new(struct pause_op);
+
+    pause->op = (struct store_op){.doing = "pausing", .end = pause_end};
+    pause->done = done;
+    pause->arg = arg;
+    return op_pause(&store->ops, &pause->op, pause_ms);
+}
+
+/* The store. */
+
+/* Whoever waits is told by the link itself. */
+static void on_link_change(void *arg)
+{
+}
+
+struct store *store_new(struct event_base *base, const struct config *config, const char *socket,
+                        const struct store_handlers *handlers)
+{
+    const struct link_handlers link_handlers = {on_link_change, on_link_change, NULL};
+    struct store *store = mem_new(struct store);
+
+    store->config = config;
+    store->keys = keys_new(config);
+    ops_init(&store->ops, base, config);
+    store->link = link_new(base, config, socket, "commands", &link_handlers);
+    if (config->store.wait_replicas > 0)
+        store->commit_link = link_new(base, config, socket, "commits", &link_handlers);
+    store->tail = tail_new(base, config, socket, store->keys, handlers);
+    store->seen = seen_new(base, config, store->keys, store->link);
+    return store;
+}
+
+void store_free(struct store **store)
+{
+    struct store *self = *store;
+
+    if (self == NULL)
+        return;
+    /* Callbacks that this runs may still ask the store, whose parts are all there. */
+    if (self->commit_link != NULL)
+        link_close(self->commit_link);
+    link_close(self->link);
+    ops_deinit(&self->ops);
+    tail_free(&self->tail);
+    link_free(&self->commit_link);
+    link_free(&self->link);
+    seen_free(&self->seen);
+    keys_free(&self->keys);
+    mem_free(self);
+    *store = NULL;
+}
+
+bool store_is_ready(const struct store *store)
+{
+    return link_is_up(store->link) &&
+           (store->commit_link == NULL || link_is_up(store->commit_link)) &&
+           tail_is_placed(store->tail);
+}
+
+bool store_is_fresh(const struct store *store)
+{
+    return tail_stale_ms(store->tail) <= store->config->store.lease_ms;
+}
+
+int64_t store_stale_ms(const struct store *store)
+{
+    return tail_stale_ms(store->tail);
+}
+
+void store_note_seen(struct store *store, const char *device, const char *address)
+{
+    seen_note(store->seen, device, address);
+}
+
+struct store_stats store_stats(const struct store *store)
+{
+    struct store_stats stats = store->ops.stats;
+
+    stats.reconnects = link_reconnects(store->link) + tail_reconnects(store->tail);
+    if (store->commit_link != NULL)
+        stats.reconnects += link_reconnects(store->commit_link);
+    return stats;
+}

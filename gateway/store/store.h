@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The store: device records, the deny-list and the event log in Redis, as one worker sees them.
+ *
+ * Each worker has a store of its own: one link for commands (pipelined, each with a deadline) and
+ * one that tails the event log. Nothing here blocks. Links come back by themselves after a jittered
+ * back-off; while one is down, everything asked of it ends at once with STORE_UNAVAILABLE. With
+ * wait_replicas there is a third link, for commits, so that no read stands behind a WAIT. The
+ * process must ignore SIGPIPE.
+ *
+ *   keys (NN: the device's partition)        type
+ *   <prefix>:partitions                      string, written once for the fleet
+ *   <prefix>:{pNN}:device:<name>             hash: the record, `version` among its fields
+ *   <prefix>:{pNN}:deny:key:<id>             hash: reason, origin, at, until, device
+ *                 …:deny:certificate:<id>    likewise
+ *                 …:deny:device:<name>       likewise
+ *   <prefix>:{pNN}:events                    stream: everything that happened, in order
+ *   <prefix>:{pNN}:once:<type>:<why>:<name>  string with expiry: rate of repeated events
+ *   <prefix>:{pNN}:seen:<name>               hash: last seen time and address
+ *
+ * Two constant Lua scripts do the work: one reads a record with its denials and the store's time
+ * in one consistent step, one commits a change if the record's version is still the one that was
+ * read. */
+#pragma once
+
+#include <event2/event.h>
+
+#include "gateway/base/macros.h"
+#include "gateway/config/config.h"
+#include "policy/admission.h"
+#include "policy/decision.h"
+
+struct store;
+struct store_op;
+
+enum store_result {
+    STORE_OK,
+    STORE_CONFLICT,    /* commit: the record has changed since it was read; nothing was written */
+    STORE_UNAVAILABLE, /* no answer, or the store refused. A commit may or may not have happened:
+                          read again to know */
+    STORE_INVALID,     /* the record's content cannot be understood; logged with its key */
+};
+
+/* What to read. Strings are copied. */
+struct store_query {
+    const char *device;
+    const char *key;         /* key id whose denial is asked for; NULL or "": none */
+    const char *certificate; /* likewise */
+    const char *next_key;    /* a second key id (an announcement's); likewise */
+};
+
+struct store_view {
+    struct device_record record; /* version 0, with the name filled in, when there is none */
+    struct deny_flags denied;    /* of key, certificate and device */
+    bool next_key_denied;
+    int64_t now_ms;       /* the store's clock */
+    int64_t last_seen_ms; /* 0: never flushed */
+};
+
+/* Runs exactly once an operation, never from inside the call that started it, also when the link
+ * dies; not after store_op_cancel(). `view` is borrowed for the call and only valid for
+ * STORE_OK. */
+typedef void store_read_fn(enum store_result result, const struct store_view *view, void *arg);
+typedef void store_commit_fn(enum store_result result, void *arg);
+
+/* Something happened that live connections must follow (from the event log, in its order). Strings
+ * are borrowed. The log and the answers to reads come over two links: a cut may run before the read
+ * that was answered earlier, so a connection must be findable before it asks, and ask again when it
+ * is cut meanwhile. */
+struct store_cut {
+    enum cut_mode mode;
+    enum deny_kind kind;
+    const char *id;
+    const char *device;
+};
+typedef void store_cut_fn(const struct store_cut *cut, void *arg);
+
+/* The log could not be followed without a gap (it was trimmed, lost or replaced, or an entry cannot
+ * be understood): any cut may have been missed, so every live connection has to be decided again
+ * before its next request. Runs also when the log is found for the first time: whatever was decided
+ * before, was decided without it. */
+typedef void store_gap_fn(void *arg);
+
+struct store_handlers {
+    store_cut_fn *on_cut;
+    store_gap_fn *on_gap;
+    void *arg;
+};
+
+/* `config` is borrowed and outlives the store, reloads notwithstanding: nothing that the store
+ * reads of it can change while the daemon runs. `socket` is the embedded store's Unix socket, or
+ * NULL to use config->store.redis. Starts connecting at once. */
+struct store *store_new(struct event_base *base, const struct config *config, const char *socket,
+                        const struct store_handlers *handlers) MUST_CHECK;
+/* Ends every operation that is still open with STORE_UNAVAILABLE (from inside this call), then
+ * frees. Not from inside one of the store's own callbacks; and a callback that is called from here
+ * must not ask again without end. */
+void store_free(struct store **store);
+
+/* The command link is up and the tail has found its place in the log. */
+bool store_is_ready(const struct store *store);
+
+/* The log has been read within store.lease: live connections may be trusted without asking. Time
+ * counts from when the answered read was sent. Cheap: called for every request. */
+bool store_is_fresh(const struct store *store);
+/* How long the log has not been read, in ms of the monotonic clock; INT64_MAX before the first
+ * time. */
+int64_t store_stale_ms(const struct store *store);
+
+/* How many operations may be open at once; more end with STORE_UNAVAILABLE. */
+enum { STORE_OPERATIONS_MAX = 4096 };
+
+/* Each returns a handle for store_op_cancel(), valid until its callback has run. */
+struct store_op *store_read(struct store *store, const struct store_query *query,
+                            store_read_fn *done, void *arg);
+/* In one atomic step: the record, if its version is still the one before `next.version`; the
+ * denials; the events, of which repeated ones may be left out (once_in_ms). `change` is copied into
+ * the command. With config->store.wait_replicas, STORE_OK means that so many replicas have it too.
+ * A change without `writes_record` has no version to conflict with. `device` fixes the partition.
+ * When it is "" - a key or certificate is denied or allowed, and nobody knows whose it is - every
+ * partition gets the entry, one after the other, and the event comes with the last. */
+struct store_op *store_commit(struct store *store, const char *device, const struct change *change,
+                              store_commit_fn *done, void *arg);
+/* Ends with STORE_OK after about so long: a pause between two tries that ends with the store. */
+struct store_op *store_pause(struct store *store, int64_t pause_ms, store_commit_fn *done,
+                             void *arg);
+/* The callback will not run. What was sent may still take effect. Clears the caller's pointer; NULL
+ * inside is fine. */
+void store_op_cancel(struct store_op **op);
+
+/* Notes that the device was seen now; coalesced, flushed in batches every few seconds, lost in a
+ * crash. Never blocks, never fails; bounded (when there are too many new names, the oldest notes
+ * are flushed first). */
+void store_note_seen(struct store *store, const char *device, const char *address);
+
+/* A deny-list entry, for operators. `denial` is borrowed for the call and only valid for STORE_OK
+ * with `exists`. */
+typedef void store_denial_fn(enum store_result result, bool exists, const struct denial *denial,
+                             void *arg);
+struct store_op *store_read_denial(struct store *store, enum deny_kind kind, const char *id,
+                                   const char *device, store_denial_fn *done, void *arg);
+
+/* The newest events of a partition, oldest first, at most `count` (1 to 1000). Everything is
+ * borrowed for the call. */
+struct store_event {
+    const char *id; /* the stream's entry id: stable, ordered */
+    const char *type;
+    const char *device;
+    const char *data; /* JSON object */
+};
+typedef void store_events_fn(enum store_result result, const struct store_event *events,
+                             size_t n_events, void *arg);
+struct store_op *store_read_events(struct store *store, uint32_t partition, size_t count,
+                                   store_events_fn *done, void *arg);
+
+/* The partition of a device name, below config->store.partitions: FNV-1a (32 bit) modulo the
+ * number. */
+uint32_t store_partition(const struct config *config, const char *device);
+
+/* For metrics. Counted since the start. */
+struct store_stats {
+    uint64_t commands;
+    uint64_t failures; /* commands that ended with STORE_UNAVAILABLE */
+    uint64_t conflicts;
+    uint64_t reconnects;
+    uint64_t latency_us_sum; /* of answered commands */
+};
+struct store_stats store_stats(const struct store *store);

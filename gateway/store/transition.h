@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The one way in which anything about a device changes: read, decide, commit; on a conflict read
+ * and decide again.
+ *
+ *      READING ──view──▶ decide() ──commits?──▶ COMMITTING ──ok──▶ done
+ *         ▲                 └──no──▶ done            │
+ *         └──────────── conflict, tries left ────────┘
+ *
+ * Whoever loses twice waits a few milliseconds, at random. The decision function is pure, so it may
+ * run several times. `done` sees the decision only after it was committed. */
+#pragma once
+
+#include "gateway/base/macros.h"
+#include "gateway/store/store.h"
+
+struct transition;
+
+enum { TRANSITION_TRIES = 16 };
+
+/* Must write the decision completely; must not call anything that has effects. */
+typedef void transition_decide_fn(const struct store_view *view, struct decision *out, void *arg);
+
+/* Runs exactly once, never from inside transition_start(); not after transition_cancel(). `view` is
+ * what the decision was made from. With STORE_OK the decision stands (and is committed if it
+ * commits); STORE_CONFLICT: it lost TRANSITION_TRIES times; STORE_UNAVAILABLE: it may or may not
+ * have happened, deciding again tells; STORE_INVALID. For anything but STORE_OK `view` and
+ * `decision` are NULL. */
+typedef void transition_done_fn(enum store_result result, const struct store_view *view,
+                                const struct decision *decision, void *arg);
+
+/* The handle is valid until `done` has run. */
+struct transition *transition_start(struct store *store, const struct store_query *query,
+                                    transition_decide_fn *decide, transition_done_fn *done,
+                                    void *arg);
+/* `done` will not run. A commit that was already sent may still take effect. NULL inside is
+ * fine. */
+void transition_cancel(struct transition **transition);
