@@ -21,10 +21,10 @@
 #include "gateway/tls/stream.h"
 
 enum {
-    LINGER_MS = 2000,       /* how long a peer may take to close after us */
-    LINGER_BYTES = 1 << 20, /* and how much it may send in that time */
-    STEPS_A_TURN = 64,      /* then other connections get their turn */
-    READ_LEAST = 2048,      /* no read is started into less room than this */
+    LINGER_MS = 2000,          /* how long a peer may take to close after us */
+    LINGER_BYTES = 1 << 20,    /* and how much it may send in that time */
+    STEPS_A_TURN = 64,         /* then other connections get their turn */
+    READ_LEAST = 2048,         /* no read is started into less room than this */
     TURNED_AWAY_LOG_MS = 1000, /* between two lines about connections above the limit */
 };
 

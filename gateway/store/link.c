@@ -64,7 +64,7 @@ struct link {
     struct event *write_event; /* owned; with a socket; added while the kernel takes no more */
     size_t unsent;             /* bytes since the output was last empty */
     bool in_callback;
-    bool is_wrong; /* the last greeting said so: somebody has to mend something */
+    bool is_wrong;     /* the last greeting said so: somebody has to mend something */
     bool logged_wrong; /* the last line about a failure said so */
     /* The open commands, oldest at `first`, in a ring of LINK_QUEUE_MAX. */
     struct waiting *queue; /* owned */
