@@ -108,12 +108,15 @@ enum reason config_write_named_key(const struct http_head *head, struct str body
 static void decide_begin(const struct store_view *view, struct decision *out, void *arg)
 {
     const struct config_write_claim *claim = arg;
+    /* That the device is denied does not keep operators from writing its configuration. */
+    bool is_device = claim->writer == CONFIG_WRITER_DEVICE;
 
     config_write_begin(
         &(struct config_write){
             .record = &view->record,
             .writer = claim->writer,
             .writer_key = claim->writer_key,
+            .denied = is_device ? view->denied : (struct deny_flags){0},
             .key = claim->named,
             .token = claim->token,
             .lease_ms = claim->lease_ms,
@@ -133,7 +136,11 @@ static void on_begun(enum store_result result, const struct store_view *view,
 
 void config_write_start(struct worker *worker, struct config_write_claim *claim)
 {
-    const struct store_query query = {.device = claim->device};
+    const struct store_query query = {
+        .device = claim->device,
+        .key = claim->writer_key.hex,
+        .certificate = claim->writer_certificate.hex,
+    };
     uint8_t token[LEASE_TOKEN_LEN / 2];
 
     worker_random(worker, token, sizeof(token));

@@ -23,6 +23,7 @@ struct config_write_claim {
     char device[DEVICE_NAME_MAX + 1];
     enum config_writer writer;
     struct digest writer_key; /* of the device that writes; unset for operators */
+    struct digest writer_certificate;
     struct digest named;
     int64_t lease_ms;
     transition_done_fn *done; /* as in transition.h */

@@ -3,9 +3,10 @@
  * connection_run(), which takes steps until one of them has nothing to do. A step does one thing
  * and says MORE, WAIT or OVER.
  *
- * Reading is level-triggered and always on while there is room for what comes, writing is armed
- * only while the socket is full. `in` holds what the peer sent and nobody parsed; `out` what we
- * wrote and the peer did not take. Both are bounded; a full one stops its source.
+ * Reading is level-triggered: on while somebody takes what comes, off from the moment that a run
+ * ends and leaves bytes on the socket, for those would be announced again in each turn. Writing is
+ * armed only while the socket is full. `in` holds what the peer sent and nobody parsed; `out` what
+ * we wrote and the peer did not take. Both are bounded; a full one stops its source.
  *
  * Deadlines belong to phases: a phase's deadline is set when the phase begins, and moves only with
  * real progress in the phases that allow it (a body, a write). The timer itself is lazy: it is
@@ -26,6 +27,7 @@ enum {
     STEPS_A_TURN = 64,         /* then other connections get their turn */
     READ_LEAST = 2048,         /* no read is started into less room than this */
     TURNED_AWAY_LOG_MS = 1000, /* between two lines about connections above the limit */
+    OPERATOR_RESERVE = 64,     /* above the limit: whoever fills it must not keep operators out */
 };
 
 static const char *const connection_doing[] = {
@@ -41,8 +43,8 @@ static const char *const connection_doing[] = {
 void connection_set_state(struct connection *conn, enum connection_state state)
 {
     static const unsigned follows[] = {
-        [CONNECTION_HANDSHAKE] =
-            1u << CONNECTION_ADMITTING | 1u << CONNECTION_IDLE | 1u << CONNECTION_CLOSED,
+        [CONNECTION_HANDSHAKE] = 1u << CONNECTION_ADMITTING | 1u << CONNECTION_IDLE |
+                                 1u << CONNECTION_LINGER | 1u << CONNECTION_CLOSED,
         [CONNECTION_ADMITTING] =
             1u << CONNECTION_IDLE | 1u << CONNECTION_LINGER | 1u << CONNECTION_CLOSED,
         [CONNECTION_IDLE] = 1u << CONNECTION_EXCHANGE | 1u << CONNECTION_ADMITTING |
@@ -68,19 +70,21 @@ static void connection_log_close(const struct connection *conn)
     const struct stream_peer *peer = stream_peer(conn->stream);
     bool named = peer != NULL && peer->identity == PEER_IDENTIFIED;
 
-    log_write(levels[reason_level(conn->close_reason)], "connection closed",
-              LOG_STR("reason", reason_wire(conn->close_reason)),
-              LOG_STR("while", connection_doing[conn->state]),
-              LOG_STR("detail", stream_error(conn->stream)),
-              LOG_STR("listener",
-                      conn->env.listener != NULL ? conn->env.listener->name : "operator"),
-              LOG_STR("peer", conn->peer.address), LOG_INT("port", conn->peer.port),
-              LOG_STR("device", named ? peer->credentials.device : ""),
-              LOG_STR("key", named ? peer->credentials.key.id.hex : ""),
-              LOG_STR("tls", stream_version(conn->stream)),
-              LOG_INT("age_ms", clock_monotonic_ms() - conn->peer.opened_ms),
-              LOG_INT("requests", conn->requests), LOG_INT("bytes_in", conn->bytes_read),
-              LOG_INT("bytes_out", conn->bytes_written));
+    log_write(
+        levels[reason_level(conn->close_reason)], "connection closed",
+        LOG_STR("reason", reason_wire(conn->close_reason)),
+        LOG_STR(
+            "while",
+            connection_doing[conn->state == CONNECTION_LINGER ? conn->lingers_from : conn->state]),
+        LOG_STR("detail", stream_error(conn->stream)),
+        LOG_STR("listener", conn->env.listener != NULL ? conn->env.listener->name : "operator"),
+        LOG_STR("peer", conn->peer.address), LOG_INT("port", conn->peer.port),
+        LOG_STR("device", named ? peer->credentials.device : ""),
+        LOG_STR("key", named ? peer->credentials.key.id.hex : ""),
+        LOG_STR("tls", stream_version(conn->stream)),
+        LOG_INT("age_ms", clock_monotonic_ms() - conn->peer.opened_ms),
+        LOG_INT("requests", conn->requests), LOG_INT("bytes_in", conn->bytes_read),
+        LOG_INT("bytes_out", conn->bytes_written));
 }
 
 void connection_close(struct connection *conn, enum reason reason)
@@ -163,7 +167,7 @@ static int64_t connection_phase_ms(const struct connection *conn, enum connectio
         return config->http.handshake_timeout_ms;
     case PHASE_ADMITTING:
         /* The store's own deadlines end this phase long before. */
-        return 4 * CONNECTION_ADMISSION_TRIES * config->store.command_timeout_ms;
+        return INT64_C(4) * CONNECTION_ADMISSION_TRIES * config->store.command_timeout_ms;
     case PHASE_IDLE:
         return config->http.idle_timeout_ms;
     case PHASE_HEAD:
@@ -193,18 +197,24 @@ static void connection_arm_timer(struct connection *conn, int64_t now_ms)
     (void)evtimer_add(&conn->timer, &in);
 }
 
+/* What counts as progress in a phase whose deadline moves; what goes the other way does not. */
+static uint64_t connection_phase_bytes(const struct connection *conn, enum connection_phase phase)
+{
+    return phase == PHASE_BODY ? conn->bytes_read : phase == PHASE_WRITE ? conn->bytes_written : 0;
+}
+
 /* After each run: has the phase changed, or has there been progress in one whose deadline moves? */
 static void connection_update_deadline(struct connection *conn)
 {
     enum connection_phase phase = connection_phase(conn);
-    bool moves = phase == PHASE_BODY || phase == PHASE_WRITE;
+    uint64_t bytes = connection_phase_bytes(conn, phase);
 
-    if (phase == conn->phase && !(moves && conn->progress))
+    if (phase == conn->phase && bytes == conn->phase_bytes)
         return;
     int64_t now_ms = clock_monotonic_ms();
     int64_t ms = connection_phase_ms(conn, phase);
     conn->phase = phase;
-    conn->progress = false;
+    conn->phase_bytes = bytes;
     conn->phase_until_ms = ms < 0 ? INT64_MAX : now_ms + ms;
     connection_arm_timer(conn, now_ms);
 }
@@ -220,6 +230,13 @@ static void connection_arm_read(struct connection *conn, bool armed)
         (void)event_add(&conn->read_event, NULL);
     else
         (void)event_del(&conn->read_event);
+}
+
+/* All that the peer has sent was taken. */
+static void connection_await_readable(struct connection *conn)
+{
+    conn->readable = false;
+    connection_arm_read(conn, true);
 }
 
 /* Takes what the peer has sent, as far as there is room. False when nothing came; then the
@@ -240,12 +257,11 @@ static bool connection_fill(struct connection *conn)
     case STREAM_DONE:
         buf_commit(&conn->in, len);
         conn->bytes_read += len;
-        conn->progress = true;
         /* The socket is level-triggered: what is left there will be announced again. */
         conn->readable = len == room;
         return true;
     case STREAM_WANT_READ:
-        conn->readable = false;
+        connection_await_readable(conn);
         return false;
     case STREAM_WANT_WRITE:
         conn->writable = false;
@@ -274,7 +290,7 @@ static bool connection_flush(struct connection *conn)
         case STREAM_DONE:
             buf_consume(&conn->out, len);
             conn->bytes_written += len;
-            conn->progress = wrote = true;
+            wrote = true;
             break;
         case STREAM_WANT_READ: /* cannot be: nothing renegotiates. Treated like a full socket. */
         case STREAM_WANT_WRITE:
@@ -298,6 +314,7 @@ static void connection_linger(struct connection *conn, enum reason reason)
         return;
     exchange_free(&conn->exchange);
     conn->close_reason = reason;
+    conn->lingers_from = conn->state;
     buf_release(&conn->in);
     connection_set_state(conn, CONNECTION_LINGER);
 }
@@ -320,17 +337,15 @@ static enum step connection_step_linger(struct connection *conn)
             return STEP_WAIT;
         }
         conn->linger_bytes = 1;
-        connection_arm_read(conn, true);
     }
-    enum stream_result result =
-        conn->peer_ended || conn->linger_bytes > LINGER_BYTES
-            ? STREAM_CLOSED
-            : stream_read(conn->stream, conn->worker->scratch, WORKER_SCRATCH_SIZE, &len);
-    if (result == STREAM_WANT_READ || result == STREAM_WANT_WRITE)
-        return STEP_WAIT;
-    if (result == STREAM_DONE) {
+    if (!conn->peer_ended && conn->linger_bytes <= LINGER_BYTES) {
+        enum stream_result result =
+            stream_drain(conn->stream, conn->worker->scratch, WORKER_SCRATCH_SIZE, &len);
         conn->linger_bytes += len;
-        return STEP_MORE;
+        if (result == STREAM_WANT_READ)
+            connection_await_readable(conn);
+        if (result != STREAM_CLOSED)
+            return result == STREAM_DONE ? STEP_MORE : STEP_WAIT;
     }
     connection_close(conn, conn->close_reason);
     return STEP_OVER;
@@ -345,6 +360,7 @@ static enum step connection_step_handshake(struct connection *conn)
         conn->readable = true; /* the request may have come in the same segment */
         return connection_identify(conn);
     case STREAM_WANT_READ:
+        connection_await_readable(conn);
         return STEP_WAIT;
     case STREAM_WANT_WRITE:
         (void)event_add(&conn->write_event, NULL);
@@ -355,15 +371,15 @@ static enum step connection_step_handshake(struct connection *conn)
     case STREAM_ERROR:
         break;
     }
+    /* At TLS 1.3 the peer may have sent a request already: let the alert reach it first. */
     stat_add(&conn->worker->stats->handshakes_failed, 1);
-    connection_close(conn, REASON_TLS_FAILED);
-    return STEP_OVER;
+    connection_linger(conn, REASON_TLS_FAILED);
+    return STEP_MORE;
 }
 
 /* --- requests --------------------------------------------------------------------------------- */
 
-/* Requests meet the newest snapshot. */
-static void connection_renew_generation(struct connection *conn)
+void connection_renew_generation(struct connection *conn)
 {
     struct generation *newest = conn->worker->generation;
 
@@ -387,7 +403,7 @@ static void connection_begin_exchange(struct connection *conn)
         conn->exchange =
             exchange_new_refusal(&conn->env, http_parser_head(conn->parser), conn->refusal, NULL);
     else
-        conn->exchange = exchange_new(&conn->env, conn->last_request || conn->peer_ended);
+        conn->exchange = exchange_new(&conn->env, conn->last_request);
     connection_set_state(conn, CONNECTION_EXCHANGE);
 }
 
@@ -487,13 +503,13 @@ static enum step connection_step_exchange(struct connection *conn)
 
     if (conn->state == CONNECTION_CLOSED)
         return STEP_OVER;
+    enum exchange_pump pump = exchange_pump(conn->exchange);
+    if (pump != EXCHANGE_WAIT)
+        return connection_end_exchange(conn, pump);
     if (conn->peer_ended && !exchange_peer_ended(conn->exchange)) {
         connection_close(conn, REASON_CLOSED_BY_PEER);
         return STEP_OVER;
     }
-    enum exchange_pump pump = exchange_pump(conn->exchange);
-    if (pump != EXCHANGE_WAIT)
-        return connection_end_exchange(conn, pump);
     if (connection_flush(conn))
         moved = true;
     if (conn->state == CONNECTION_CLOSED)
@@ -542,6 +558,8 @@ void connection_run(struct connection *conn)
         return;
     if (step == STEP_MORE)
         (void)evtimer_add(&conn->again_event, &at_once);
+    else if (conn->readable)
+        connection_arm_read(conn, false); /* until somebody reads again, and arms it */
     connection_update_deadline(conn);
 }
 
@@ -735,8 +753,10 @@ static void connection_turn_away(struct worker *worker, const struct connection_
 
 void connection_accept(struct worker *worker, const struct connection_origin *origin)
 {
+    size_t max = worker->connections_max + (origin->listener == NULL ? OPERATOR_RESERVE : 0);
+
     stat_add(&worker->stats->connections_accepted, 1);
-    if (worker->n_connections >= worker->connections_max) {
+    if (worker->n_connections >= max) {
         connection_turn_away(worker, origin);
         return;
     }

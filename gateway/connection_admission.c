@@ -49,7 +49,7 @@ static void connection_admission_failed(struct connection *conn, enum reason rea
 {
     if (reason == REASON_STORE_UNAVAILABLE && connection_may_serve_on(conn))
         return;
-    /* `admitted` stays as it is for a live connection: the next request asks again. */
+    /* The refusal ends the connection; `admitted` stays true until then, for the cuts. */
     conn->refusal = reason;
     stat_add(&conn->worker->stats->admissions[reason], 1);
 }
@@ -147,6 +147,7 @@ enum step connection_identify(struct connection *conn)
         connection_close(conn, REASON_CUT_UNTRUSTED);
         return STEP_OVER;
     }
+    connection_renew_generation(conn);
     conn->refusal = peer != NULL ? connection_identity_refusal(peer->identity) : REASON_OK;
     bool device = peer != NULL && peer->identity == PEER_IDENTIFIED && conn->env.listener != NULL &&
                   conn->env.listener->clients == CONFIG_CLIENTS_DEVICES;

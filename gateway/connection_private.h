@@ -70,13 +70,14 @@ struct connection {
     struct event again_event; /* a zero timer: go on in the loop's next turn */
 
     enum connection_phase phase;
-    bool progress;          /* since the phase's deadline was set */
+    uint64_t phase_bytes;   /* when the phase's deadline was set */
     int64_t phase_until_ms; /* INT64_MAX: none */
     int64_t drain_until_ms; /* INT64_MAX: not draining */
     enum reason drain_reason;
     struct event timer;
     int64_t timer_at_ms; /* when `timer` fires; INT64_MAX: not armed */
 
+    enum connection_state lingers_from;
     size_t linger_bytes;
     enum reason close_reason;
     uint64_t requests;
@@ -97,6 +98,8 @@ static inline const struct config *connection_config(const struct connection *co
 void connection_run(struct connection *conn);
 /* The only place that assigns the state. */
 void connection_set_state(struct connection *conn, enum connection_state state);
+/* Admission and requests meet the newest snapshot. Not while either is under way. */
+void connection_renew_generation(struct connection *conn);
 /* Runs once; whatever was going on is cancelled. The memory goes with connections_sweep(). */
 void connection_close(struct connection *conn, enum reason reason);
 /* No request after the present one, and the end within so many ms. May close the connection. */

@@ -151,13 +151,13 @@ static enum reason exchange_find_route(struct exchange *ex)
     /* An absolute-form target's host replaces the Host field (RFC 9112, 3.2.2). */
     if (host.len == 0 && field != NULL && !http_host_parse(field->value, &host))
         return REASON_REQUEST_MALFORMED;
-    const struct route_query query = {
+    ex->asked = (struct route_query){
         .listener = ex->env->listener,
         .host = host,
         .path = str_c(ex->target.path),
         .method = ex->head->method,
     };
-    ex->match = route_find(ex->env->generation->snapshot->routes, &query);
+    ex->match = route_find(ex->env->generation->snapshot->routes, &ex->asked);
     if (ex->match.route == NULL)
         return ex->match.other_methods ? REASON_METHOD_NOT_ALLOWED : REASON_NO_ROUTE;
     return exchange_guard_route(ex);
@@ -378,8 +378,11 @@ enum exchange_pump exchange_pump(struct exchange *ex)
 
 bool exchange_peer_ended(struct exchange *ex)
 {
+    /* The rest of this request, or others behind it. */
+    if (!buf_is_empty(ex->env->in))
+        return true;
     ex->close_after = true;
-    return !exchange_request_open(ex) || !buf_is_empty(ex->env->in);
+    return !exchange_request_open(ex);
 }
 
 void exchange_close_after(struct exchange *ex)
@@ -408,10 +411,15 @@ static void exchange_log(const struct exchange *ex)
             ? &peer->certificate->credentials
             : NULL;
     const struct config_route *route = ex->match.route;
+    struct str name = who != NULL ? str_c(who->device) : STR("");
+    bool of_device =
+        ex->env->listener != NULL && ex->env->listener->clients == CONFIG_CLIENTS_DEVICES;
 
     log_write(LOG_INFO, "request", LOG_STR("request_id", ex->request_id),
               LOG_STR("listener", ex->env->listener != NULL ? ex->env->listener->name : "operator"),
-              LOG_STR("peer", peer->address), LOG_STR("device", who != NULL ? who->device : ""),
+              LOG_STR("peer", peer->address),
+              LOG_SLICE("device", of_device ? name : ex->match.device),
+              LOG_SLICE("operator", of_device ? STR("") : name),
               LOG_STR("key", who != NULL ? who->key.id.hex : ""),
               LOG_SLICE("method", ex->head != NULL ? ex->head->method : STR("")),
               LOG_STR("path", ex->target.path != NULL ? ex->target.path : ""),

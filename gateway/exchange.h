@@ -72,7 +72,7 @@ struct exchange *exchange_new(const struct exchange_env *env, bool close_after) 
 struct exchange *exchange_new_refusal(const struct exchange_env *env, const struct http_head *head,
                                       enum reason reason, const char *detail) MUST_CHECK;
 /* Ends it, complete or not, and writes the line of the access log. NULL inside is fine. */
-void exchange_free(struct exchange **exchange);
+void exchange_free(struct exchange **ex_at);
 
 enum exchange_pump exchange_pump(struct exchange *exchange) MUST_CHECK;
 /* The peer ended its side: false when that cuts the request off. */

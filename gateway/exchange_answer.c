@@ -73,11 +73,9 @@ void exchange_refuse(struct exchange *ex, enum reason reason, const char *detail
 {
     char allow[128] = "";
 
-    if (reason == REASON_METHOD_NOT_ALLOWED && ex->env->listener != NULL) {
-        const struct route_query query = {.listener = ex->env->listener,
-                                          .path = str_c(ex->target.path)};
-        route_allowed_methods(ex->env->generation->snapshot->routes, &query, allow, sizeof(allow));
-    }
+    if (reason == REASON_METHOD_NOT_ALLOWED && ex->asked.listener != NULL)
+        route_allowed_methods(ex->env->generation->snapshot->routes, &ex->asked, allow,
+                              sizeof(allow));
     exchange_put_refusal(ex, reason, detail, allow);
 }
 

@@ -306,6 +306,7 @@ void exchange_claim_write(struct exchange *ex)
     if (device != NULL) {
         claim->writer = CONFIG_WRITER_DEVICE;
         claim->writer_key = device->key.id;
+        claim->writer_certificate = device->certificate;
         str_copy_cut(claim->device, sizeof(claim->device), str_c(device->device));
     } else {
         claim->writer = CONFIG_WRITER_OPERATOR;

@@ -52,6 +52,7 @@ struct exchange {
     /* Borrowed from the parser until http_parser_next(); NULL: it never was complete. */
     const struct http_head *head;
     struct http_target target;
+    struct route_query asked; /* borrows from `head` and `target`; unset for the operator's own */
     struct route_match match;
     enum exchange_handler handler;
     enum request_state request;

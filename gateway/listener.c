@@ -12,14 +12,16 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "gateway/base/clock.h"
 #include "gateway/base/log.h"
 #include "gateway/base/mem.h"
 #include "gateway/connection.h"
 
 enum {
     LISTENER_BACKLOG = 4096,
-    ACCEPTS_A_TURN = 64,   /* then live connections get their turn */
-    ACCEPT_PAUSE_MS = 100, /* when descriptors or memory are out */
+    ACCEPTS_A_TURN = 64,          /* then live connections get their turn */
+    ACCEPT_SAID_EVERY_MS = 10000, /* the log hears of it so often at most */
+    ACCEPT_PAUSE_MS = 100,        /* when descriptors or memory are out */
 };
 
 struct listener {
@@ -28,7 +30,8 @@ struct listener {
     char *name;            /* owned; NULL: the operator's own listener */
     char *unix_path;       /* owned; NULL for TCP */
     uint16_t port;
-    int fd; /* owned */
+    int fd;          /* owned */
+    int64_t said_ms; /* monotonic: when the log heard that accepting fails */
     struct event accept_event;
     struct event resume_event; /* after a pause */
 };
@@ -141,7 +144,7 @@ static int open_unix(const char *path, char *error, size_t error_size)
 
 static uint16_t bound_port(int fd)
 {
-    struct sockaddr_storage bound;
+    struct sockaddr_storage bound = {0};
     socklen_t len = sizeof(bound);
 
     if (getsockname(fd, (struct sockaddr *)&bound, &len) != 0)
@@ -184,6 +187,11 @@ static void listener_hand_over(struct listener *listener, int fd,
         origin.address = inet_ntop(AF_INET6, &in6->sin6_addr, address, sizeof(address));
         origin.port = ntohs(in6->sin6_port);
     }
+    /* Without settings a connection would be taken for the operator's own. */
+    if (listener->name != NULL && origin.listener == NULL) {
+        (void)close(fd);
+        return;
+    }
     if (origin.port != 0)
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     connection_accept(listener->worker, &origin);
@@ -192,10 +200,14 @@ static void listener_hand_over(struct listener *listener, int fd,
 /* Without descriptors the socket would stay readable and spin the loop: look away for a moment. */
 static void listener_pause(struct listener *listener)
 {
-    const struct timeval pause = {.tv_usec = ACCEPT_PAUSE_MS * 1000};
+    const struct timeval pause = {.tv_usec = ACCEPT_PAUSE_MS * 1000L};
+    int64_t now_ms = clock_monotonic_ms();
 
-    log_write(LOG_ERROR, "cannot accept connections", LOG_STR("error", strerror(errno)),
-              LOG_STR("listener", listener->name != NULL ? listener->name : "operator"));
+    if (now_ms - listener->said_ms >= ACCEPT_SAID_EVERY_MS) {
+        log_write(LOG_ERROR, "cannot accept connections", LOG_STR("error", strerror(errno)),
+                  LOG_STR("listener", listener->name != NULL ? listener->name : "operator"));
+        listener->said_ms = now_ms;
+    }
     (void)event_del(&listener->accept_event);
     (void)evtimer_add(&listener->resume_event, &pause);
 }
@@ -244,6 +256,7 @@ struct listener *listener_new(const struct listener_params *params, char *error,
     listener->name = params->name != NULL ? mem_strdup(params->name) : NULL;
     listener->unix_path = is_unix ? mem_strdup(address->host) : NULL;
     listener->fd = fd;
+    listener->said_ms = -ACCEPT_SAID_EVERY_MS;
     listener->port = is_unix ? 0 : bound_port(fd);
     (void)event_assign(&listener->accept_event, params->worker->base, fd, EV_READ | EV_PERSIST,
                        on_acceptable, listener);

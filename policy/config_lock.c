@@ -20,6 +20,9 @@ static enum reason config_write_judge(const struct config_write *input)
     /* Without a lease of its own a write could land at any time. */
     if (strlen(input->token) != LEASE_TOKEN_LEN || input->lease_ms <= 0)
         return REASON_INTERNAL;
+    enum reason denied = deny_flags_reason(&input->denied);
+    if (denied != REASON_OK)
+        return denied;
     if (!record_exists(record))
         return REASON_NO_SUCH_DEVICE;
     if (input->writer == CONFIG_WRITER_DEVICE &&

@@ -13,6 +13,7 @@
  * expires by itself. */
 #pragma once
 
+#include "policy/admission.h"
 #include "policy/decision.h"
 
 enum config_writer {
@@ -24,6 +25,7 @@ struct config_write {
     const struct device_record *record;
     enum config_writer writer;
     struct digest writer_key; /* the key of the device that writes; unset for operators */
+    struct deny_flags denied; /* of the credentials of a device that writes */
     struct digest key;        /* the key that the write names; unset when it names none */
     const char *token;        /* LEASE_TOKEN_LEN hex digits, new for each write */
     int64_t lease_ms;         /* how long the lease lives, > 0 */
@@ -32,8 +34,8 @@ struct config_write {
 
 /* PASS WRITE_PASSES with a commit (the lease; expired ones of others are swept in passing; a token
  * that the record has already gets a new expiry, so that a begin whose answer was lost may be
- * repeated). BUSY CONFIG_WRITES_FULL. REFUSE NO_SUCH_DEVICE, KEY_NOT_CURRENT (of a device that
- * writes), CONFIG_LOCKED, CONFIG_KEY_STALE, and
+ * repeated). BUSY CONFIG_WRITES_FULL. REFUSE NO_SUCH_DEVICE, the
+ * deny-list's reasons and KEY_NOT_CURRENT (of a device that writes), CONFIG_LOCKED, CONFIG_KEY_STALE, and
  * INTERNAL for a write that could hold no lease: a token of another length, no lease time. */
 void config_write_begin(const struct config_write *input, struct decision *out);
 

@@ -34,6 +34,7 @@ void decision_set(struct decision *out, enum verdict verdict, enum reason reason
     out->verdict = verdict;
     out->reason = reason;
     out->commits = false;
+    out->confirms = false;
     out->change.writes_record = false;
     out->change.n_deny = 0;
     out->change.n_allow = 0;

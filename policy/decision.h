@@ -116,6 +116,9 @@ struct decision {
     enum verdict verdict;
     enum reason reason;
     bool commits; /* `change` must be committed before anything of the verdict is acted on */
+    /* Nothing is to be changed, but what stands is acknowledged again: whoever did not commit it
+     * may not know that it is kept as it was promised (by replicas, too). */
+    bool confirms;
     struct change change;
 };
 

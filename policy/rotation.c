@@ -25,6 +25,13 @@ static int64_t rotation_id_number(const struct device_record *record, int64_t no
     return number;
 }
 
+/* The device acts on this answer as on the first. */
+static void rotation_confirm(struct decision *out)
+{
+    decision_set(out, VERDICT_PASS, REASON_ANNOUNCED_BEFORE);
+    out->confirms = true;
+}
+
 static struct device_record *rotation_begin(const struct device_record *record,
                                             const struct pubkey *key, int64_t now_ms,
                                             struct decision *out)
@@ -78,7 +85,7 @@ void rotation_announce(const struct announcement *input, struct decision *out)
         return;
     }
     if (digest_equal(&input->next->id, &record->pending.id)) {
-        decision_set(out, VERDICT_PASS, REASON_ANNOUNCED_BEFORE);
+        rotation_confirm(out);
         return;
     }
     if (replaces && input->connected_ms <= record->pending_since_ms) {
@@ -246,7 +253,7 @@ void rotation_accept_key(const struct key_acceptance *input, struct decision *ou
     else if (!record_exists(record))
         rotation_register_key(input, out);
     else if (digest_equal(&input->key->id, &record->pending.id))
-        decision_set(out, VERDICT_PASS, REASON_ANNOUNCED_BEFORE);
+        rotation_confirm(out);
     else if (config_write_in_flight(record, input->act.now_ms))
         decision_set(out, VERDICT_BUSY, REASON_CONFIG_WRITES_BUSY);
     else

@@ -38,7 +38,7 @@ struct announcement {
     int64_t now_ms;
 };
 
-/* PASS: ANNOUNCED, ANNOUNCED_BEFORE (does not commit), ANNOUNCEMENT_REPLACED. BUSY:
+/* PASS: ANNOUNCED, ANNOUNCED_BEFORE (only confirms), ANNOUNCEMENT_REPLACED. BUSY:
  * CONFIG_WRITES_BUSY, ANNOUNCEMENT_OUTDATED (close the connection: only a new one can do better).
  * REFUSE: the deny-list's reasons, NO_SUCH_DEVICE, KEY_NOT_CURRENT, NEXT_KEY_INVALID (no key),
  * KEY_IS_CURRENT, NEXT_KEY_DENIED. */

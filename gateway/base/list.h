@@ -69,7 +69,9 @@ static inline void list_move_all(struct list *from, struct list *to)
 
 #define list_entry(link, type, member) CONTAINER_OF(link, type, member)
 
-/* The body may remove the member that it was given, and no other. */
+/* The body may remove the member that it was given, and no other.
+ * NOLINTBEGIN(bugprone-macro-parentheses): names that are declared cannot stand in them. */
 #define list_for_each_safe(link, following, head)                                                  \
     for (struct list *link = (head)->next, *following = link->next; link != (head);                \
          link = following, following = link->next)
+/* NOLINTEND(bugprone-macro-parentheses) */

@@ -48,7 +48,7 @@ static size_t report_path(const struct place *place, char out[REPORT_PATH_SIZE])
     char quoted[REPORT_QUOTE_SIZE];
     int added;
 
-    if (place->parent == NULL) {
+    if (place == NULL || place->parent == NULL) {
         out[0] = '\0';
         return 0;
     }

@@ -6,6 +6,8 @@
 #include "gateway/config/config.h"
 #include "gateway/config/value.h"
 
+/* Types and lists of initialisers cannot stand in parentheses.
+ * NOLINTBEGIN(bugprone-macro-parentheses) */
 #define SAME_TYPE(a, b)     (0 * sizeof(char[__builtin_types_compatible_p(a, b) ? 1 : -1]))
 #define MEMBER(member)      __typeof__(((BASE *)NULL)->member)
 #define FIELD(member, type) (offsetof(BASE, member) + SAME_TYPE(MEMBER(member), type))
@@ -40,6 +42,7 @@
     COUNTED(key, SETTING_LIST, member, count, struct struct_name *), ROWS(rows_),                  \
         .item_size = sizeof(struct struct_name)
 
+/* NOLINTEND(bugprone-macro-parentheses) */
 #define NEEDS_RESTART(name) .obstacle = name " cannot change while the daemon runs; restart it"
 
 #define SECOND INT64_C(1000)
@@ -144,7 +147,7 @@ static const struct setting store_rows[] = {
     {STRING("prefix", store.prefix), .check = value_check_prefix, .fallback = "dgw",
      NEEDS_RESTART("store.prefix"),
      .help = "the first part of every key in Redis"},
-    {COUNT32("partitions", store.partitions, "1", 1, 16384), NEEDS_RESTART("store.partitions"),
+    {COUNT32("partitions", store.partitions, "1", 1, 1024), NEEDS_RESTART("store.partitions"),
      .help = "how many partitions the fleet's keys are spread over, chosen once for ever"},
     {DURATION("connect_timeout", store.connect_timeout_ms, "2s", 10, MINUTE),
      NEEDS_RESTART("store.connect_timeout"),
@@ -152,7 +155,7 @@ static const struct setting store_rows[] = {
     {DURATION("command_timeout", store.command_timeout_ms, "2s", 10, MINUTE),
      NEEDS_RESTART("store.command_timeout"),
      .help = "how long Redis may take to answer"},
-    {DURATION("lease", store.lease_ms, "2s", 100, MINUTE), NEEDS_RESTART("store.lease"),
+    {DURATION("lease", store.lease_ms, "2s", SECOND, MINUTE), NEEDS_RESTART("store.lease"),
      .help = "how long live connections are trusted after the event log was last read"},
     {CHOICE("on_outage", store.on_outage, config_on_outage, "refuse"),
      NEEDS_RESTART("store.on_outage"),
@@ -324,7 +327,7 @@ static const struct setting route_rows[] = {
      .help = "whether quarantined devices get through"},
     {BOOL("certificate_required", certificate_required, "true"),
      .help = "whether the client must have shown a certificate"},
-    {SIZE("body_limit", body_limit, "64MiB", 0, 1024 * 1024 * MIB),
+    {SIZE("body_limit", body_limit, "64MiB", 0, UINT64_C(1024) * 1024 * MIB),
      .help = "the largest body of a request; 0: no limit"},
 };
 #undef BASE

@@ -172,7 +172,7 @@ static bool daemon_start_workers(struct daemon *daemon, char *error, size_t erro
 
 static void daemon_watch_signals(struct daemon *daemon)
 {
-    const struct timeval watch = {.tv_usec = WATCH_MS * 1000};
+    const struct timeval watch = {.tv_usec = WATCH_MS * 1000L};
 
     daemon->signals[0] = evsignal_new(daemon->base, SIGTERM, on_stop, daemon);
     daemon->signals[1] = evsignal_new(daemon->base, SIGINT, on_stop, daemon);

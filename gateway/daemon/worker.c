@@ -207,10 +207,9 @@ static struct event_base *worker_base_new(void)
 
     if (config == NULL)
         abort();
-    /* One epoll_ctl a descriptor and turn at most; timers from the monotonic clock without a system
-     * call each. */
+    /* A base belongs to one thread. No changelist: it would speak to epoll of descriptors that are
+     * closed already, and may be another thread's by then. */
     (void)event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK);
-    (void)event_config_set_flag(config, EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST);
     struct event_base *base = event_base_new_with_config(config);
     event_config_free(config);
     if (base == NULL)
@@ -220,7 +219,7 @@ static struct event_base *worker_base_new(void)
 
 static void worker_init_events(struct worker *worker)
 {
-    const struct timeval tick = {.tv_usec = TICK_MS * 1000};
+    const struct timeval tick = {.tv_usec = TICK_MS * 1000L};
 
     worker->sweep = evtimer_new(worker->base, on_sweep, worker);
     worker->tick = event_new(worker->base, -1, EV_PERSIST, on_tick, worker);

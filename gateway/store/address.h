@@ -8,13 +8,9 @@
 
 #include "gateway/base/macros.h"
 #include "gateway/config/config.h"
+#include "gateway/config/value.h"
 
-enum {
-    STORE_HOST_MAX = 253, /* a DNS name (RFC 1035, 2.3.4, as text) */
-    STORE_PATH_MAX = 107, /* sun_path with its NUL */
-    STORE_PREFIX_MAX = 128,
-    STORE_PARTITIONS_MAX = 1024, /* each worker asks for each of them several times a second */
-};
+enum { STORE_HOST_MAX = 253 }; /* a DNS name (RFC 1035, 2.3.4, as text) */
 
 struct store_address {
     bool is_unix;
@@ -22,16 +18,15 @@ struct store_address {
     char host[STORE_HOST_MAX + 1]; /* a name or a numeric address, without brackets; TCP only */
     uint16_t port;
     uint32_t database;
-    char path[STORE_PATH_MAX + 1]; /* the socket's path; Unix only */
+    char path[VALUE_SOCKET_PATH_MAX + 1]; /* the socket's path; Unix only */
 };
 
-/* "redis://host:port[/db]", "rediss://host:port[/db]" (6379 when no port is given) or "unix:/path".
- * False with a sentence in `error`. Passwords do not belong here: "user@" is refused. */
+/* What value_parse_redis() accepts, if a socket's path can be so long. False with a sentence in
+ * `error`. */
 bool store_address_parse(const char *text, struct store_address *out, char *error,
                          size_t error_size) MUST_CHECK;
 
 /* The address that a store uses: `socket` when it is given, otherwise config->store.redis. Checks
- * what can be known before connecting: TLS without a hiredis that has it, a prefix that would break
- * the keys' hash tags, too many partitions. */
+ * what can be known before connecting: TLS without a hiredis that has it. */
 bool store_address_choose(const struct config *config, const char *socket,
                           struct store_address *out, char *error, size_t error_size) MUST_CHECK;

@@ -21,7 +21,7 @@
 #include "gateway/base/clock.h"
 #include "gateway/base/log.h"
 #include "gateway/base/mem.h"
-#include "gateway/store/address.h"
+#include "gateway/config/value.h"
 
 enum {
     EMBEDDED_LOCK_MS = 10000,
@@ -89,11 +89,11 @@ static bool embedded_make_folder(struct embedded *embedded, const char *state_di
     embedded->socket = mem_printf("%s/redis.sock", absolute);
     embedded->conf = mem_printf("%s/redis.conf", absolute);
     embedded->log = mem_printf("%s/redis.log", absolute);
-    if (strlen(embedded->socket) <= STORE_PATH_MAX)
+    if (strlen(embedded->socket) <= VALUE_SOCKET_PATH_MAX)
         return true;
     (void)snprintf(error, error_size,
                    "state_dir is too long: %s has %zu bytes, and a socket's path at most %d",
-                   embedded->socket, strlen(embedded->socket), STORE_PATH_MAX);
+                   embedded->socket, strlen(embedded->socket), VALUE_SOCKET_PATH_MAX);
     return false;
 }
 

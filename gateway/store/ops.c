@@ -23,7 +23,7 @@ static void op_count(struct store_op *op)
 
     if (op->result == STORE_UNAVAILABLE)
         stats->failures++;
-    else
+    else if (op->via != NULL) /* not a pause, nor what stands for others */
         stats->latency_us_sum += (uint64_t)(clock_monotonic_us() - op->started_us);
     if (op->result == STORE_CONFLICT)
         stats->conflicts++;

@@ -58,14 +58,18 @@ static void seen_forget(struct seen *seen, struct note *note)
     seen->n--;
 }
 
-/* A note that was lost is not missed: the next one is as good. */
+/* A note that was lost is not missed: the next one is as good. But where nobody may write, a
+ * primary has become a replica, and what is read there may be old. */
 static void on_written(const redisReply *reply, void *arg)
 {
     struct seen *seen = arg;
 
-    if (reply != NULL && reply->type == REDIS_REPLY_ERROR)
-        refusal_report(&seen->refusals, refusal_classify(reply->str), reply->str,
-                       "writing when devices were seen");
+    if (reply == NULL || reply->type != REDIS_REPLY_ERROR)
+        return;
+    enum refusal refusal = refusal_classify(reply->str);
+    refusal_report(&seen->refusals, refusal, reply->str, "writing when devices were seen");
+    if (refusal_resets_link(refusal))
+        link_reset(seen->link, "Redis refuses to serve");
 }
 
 static bool seen_write(struct seen *seen, const struct note *note)

@@ -523,6 +523,11 @@ void store_free(struct store **store)
     *store = NULL;
 }
 
+bool store_waits_for_replicas(const struct store *store)
+{
+    return store->commit_link != NULL;
+}
+
 bool store_is_ready(const struct store *store)
 {
     return link_is_up(store->link) &&

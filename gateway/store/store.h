@@ -96,6 +96,10 @@ struct store *store_new(struct event_base *base, const struct config *config, co
  * must not ask again without end. */
 void store_free(struct store **store);
 
+/* Is a change acknowledged only once replicas have it? What was not committed by whoever
+ * acknowledges it now, may then still be missing there. */
+bool store_waits_for_replicas(const struct store *store);
+
 /* The command link is up and the tail has found its place in the log. */
 bool store_is_ready(const struct store *store);
 

@@ -49,7 +49,7 @@ struct tail {
     bool is_placed;
     bool is_round;   /* with an XREAD; otherwise the finding of the place */
     bool lags;       /* a stream has more than was read */
-    bool has_gap;    /* found in the present round */
+    bool has_gap;    /* found, and not told yet: a round may end with its connection */
     bool is_fresh;   /* fresh_ms means something */
     int64_t sent_ms; /* of the present round */
     int64_t fresh_ms;
@@ -229,11 +229,14 @@ static bool tail_take_streams(struct tail *tail, const redisReply *reply)
 
 /* Places and gaps. */
 
+/* At the same entry both have counted alike, unless the log has got others before it meanwhile. */
 static bool stream_has_gap(const struct stream *stream, const struct log_info *info)
 {
-    return !stream->is_known || id_compare(info->last.id, stream->at.id) < 0 ||
-           info->last.count < stream->at.count || info->trimmed > stream->before.count ||
-           id_compare(info->deleted, stream->before.id) > 0;
+    int order = id_compare(info->last.id, stream->at.id);
+
+    return !stream->is_known || order < 0 || info->last.count < stream->at.count ||
+           (order == 0 && info->last.count != stream->at.count) ||
+           info->trimmed > stream->before.count || id_compare(info->deleted, stream->before.id) > 0;
 }
 
 static bool tail_take_info(struct stream *stream, const redisReply *reply)
@@ -257,6 +260,7 @@ static void tail_end_round(struct tail *tail)
 {
     if (tail->has_gap)
         tail->handlers.on_gap(tail->handlers.arg);
+    tail->has_gap = false;
     tail->is_placed = true;
     if (!tail->lags) {
         tail->is_fresh = true;
@@ -323,7 +327,6 @@ static void tail_begin_round(struct tail *tail, bool is_round)
 {
     tail->is_round = is_round;
     tail->lags = false;
-    tail->has_gap = false;
     tail->sent_ms = clock_monotonic_ms();
     for (uint32_t i = 0; i < tail->n; i++)
         tail->streams[i].before = tail->streams[i].at;

@@ -10,7 +10,8 @@
  * sent, or something behind our position was deleted (max-deleted-entry-id), there is a gap. That
  * may cry wolf when trimming reaches what we are just reading; a gap only makes connections be
  * decided again. A stream that was replaced (a flushed or older database) has a last id, or a
- * count, before ours.
+ * count, before ours, or another count at the same id. A gap that was found is told even if the
+ * connection ends before its round.
  *
  * The time of a round is that of its sending. It counts only when every stream was read to its
  * end. */

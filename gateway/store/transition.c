@@ -100,13 +100,18 @@ static void transition_decide(struct transition *transition, const struct store_
     struct decision decision;
 
     transition->decide(view, &decision, transition->arg);
-    if (!decision.commits) {
+    bool confirms = decision.confirms && store_waits_for_replicas(transition->store);
+    if (!decision.commits && !confirms) {
         transition_finish(transition, STORE_OK, view, &decision);
         return;
     }
     struct proposal *proposal = mem_new(struct proposal);
     proposal->view = *view;
     proposal->decision = decision;
+    if (!decision.commits) {
+        (void)decision_write_record(&proposal->decision, &view->record, view->now_ms);
+        proposal->decision.commits = false;
+    }
     transition->proposal = proposal;
     transition->op = store_commit(transition->store, transition->device, &proposal->decision.change,
                                   on_committed, transition);

@@ -364,3 +364,15 @@ enum stream_result stream_shutdown(struct stream *stream)
         return stream_fail_errno(stream, errno);
     return result;
 }
+
+enum stream_result stream_drain(struct stream *stream, void *scratch, size_t size, size_t *out_len)
+{
+    ssize_t len = recv(stream->fd, scratch, size, 0);
+
+    if (len > 0) {
+        *out_len = (size_t)len;
+        return STREAM_DONE;
+    }
+    bool blocked = len < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
+    return blocked ? STREAM_WANT_READ : STREAM_CLOSED;
+}

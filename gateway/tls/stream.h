@@ -106,6 +106,12 @@ bool stream_has_pending(const struct stream *stream);
  */
 enum stream_result stream_shutdown(struct stream *stream) MUST_CHECK;
 
+/* Throws away what still comes, undecrypted, after stream_shutdown() or a failed handshake: a socket
+ * that is closed with unread bytes is reset, and the reset overtakes our last words. CLOSED when
+ * nothing more can come. `scratch` is the caller's. */
+enum stream_result stream_drain(struct stream *stream, void *scratch, size_t size,
+                                size_t *out_len) MUST_CHECK;
+
 /* One sentence, "" when nothing failed; valid until the next call on the stream. The first failure
  * stays. Parts of it may be the peer's text (the name in a certificate), printable ASCII only. */
 const char *stream_error(const struct stream *stream);

@@ -5,7 +5,10 @@ has happened.
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from pathlib import Path
 from typing import Callable, TypeVar
 
 T = TypeVar("T")
@@ -42,3 +45,16 @@ def stays_true(predicate: Callable[[], bool], seconds: float) -> bool:
             return False
         time.sleep(_POLL)
     return predicate()
+
+
+def stop_process(pid: int) -> None:
+    """SIGSTOP, and every thread has obeyed. kill() returns before that: on a busy machine the others
+    run on until the first has taken the signal.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: all(_is_stopped(task) for task in Path(f"/proc/{pid}/task").iterdir()), "it stops")
+
+
+def _is_stopped(task: Path) -> bool:
+    # "pid (name) state …", and a name may contain anything.
+    return (task / "stat").read_text().rpartition(")")[2].split()[0] in ("T", "t", "Z")

@@ -15,7 +15,7 @@ from typing import Any, Optional
 
 import yaml
 
-from conditions import DEADLINE, wait_until
+from conditions import DEADLINE, stop_process, wait_until
 from device import Address
 from pki import Pki
 from wire import Reader, Response, request
@@ -297,7 +297,8 @@ class Gateway:
         self.process = None
 
     def pause(self) -> None:
-        self.signal(signal.SIGSTOP)
+        assert self.process is not None
+        stop_process(self.process.pid)
 
     def resume(self) -> None:
         self.signal(signal.SIGCONT)

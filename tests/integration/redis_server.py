@@ -13,7 +13,7 @@ from typing import Optional
 
 import redis
 
-from conditions import wait_until
+from conditions import stop_process, wait_until
 
 
 class RedisServer:
@@ -85,7 +85,7 @@ class RedisServer:
 
     def pause(self) -> None:
         """The process stalls: connections stay open, nothing is answered."""
-        self._signal(signal.SIGSTOP)
+        stop_process(self.pid)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)

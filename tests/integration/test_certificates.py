@@ -525,7 +525,9 @@ def announcing(folder: Path, announce: bool) -> Config:
 def test_every_issuing_ca_is_announced(
     start_gateway: StartGateway, folder: Path, pki: Pki, another_ca: Authority, version: str
 ) -> None:
-    """The disabled and the revoked one too, or their devices could not read why they are refused."""
+    """The disabled and the revoked one too, or their devices could not read why they are
+    refused.
+    """
     gateway = start_gateway(announcing(folder, True))
     names = names_announced(gateway, pki, folder, pki.device_ca.device(), version)
     assert sorted(names) == ["CN=Another Device CA", "CN=Revoked Device CA", "CN=Test Device CA"]

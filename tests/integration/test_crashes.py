@@ -28,7 +28,7 @@ from wire import Response, request
 NextIdentity = Callable[[Device], Identity]
 
 # So that an outage of a moment is noticed in a moment.
-QUICK = {"store": {"command_timeout": "500ms", "connect_timeout": "500ms", "lease": "500ms"}}
+QUICK = {"store": {"command_timeout": "500ms", "connect_timeout": "500ms", "lease": "1s"}}
 
 BEFORE_COMMIT, AFTER_COMMIT = "before the commit", "after the commit"
 at_both_moments = pytest.mark.parametrize("moment", [BEFORE_COMMIT, AFTER_COMMIT])

@@ -663,7 +663,7 @@ def test_a_denial_cuts_what_a_rotation_lets_finish(
 
 
 GAP = "the event log has a gap: every connection is decided again before its next request"
-SHORT = {"store": {"lease": "400ms", "command_timeout": "400ms"}}
+SHORT = {"store": {"lease": "1s", "command_timeout": "400ms"}}
 
 
 def refused_by_outage(connection: Connection) -> bool:
@@ -684,7 +684,7 @@ def test_beyond_the_lease_admitted_connections_are_refused_until_the_store_is_ba
 
     redis.pause()
     paused = time.monotonic()
-    assert wait_until(lambda: time.monotonic() - paused > 0.5, "the lease ends")
+    assert wait_until(lambda: time.monotonic() - paused > 1.1, "the lease ends")
     for connection in asking:
         answer = connection.request("GET", "/outage")
         assert (answer.status, answer.reason) == (503, "store-unavailable")
@@ -717,11 +717,11 @@ def test_serve_admitted_goes_on_for_its_time_and_for_nobody_new(
     admitted = opened(device)
     redis.pause()
     paused = time.monotonic()
-    assert wait_until(lambda: time.monotonic() - paused > 0.5, "the lease ends")
+    assert wait_until(lambda: time.monotonic() - paused > 1.1, "the lease ends")
     assert admitted.request("GET", "/outage").status == 200
     assert device.get("/outage").reason == "store-unavailable"
     wait_until(lambda: refused_by_outage(admitted), "serve_admitted_max ends")
-    assert time.monotonic() - paused >= 3 - 0.4
+    assert time.monotonic() - paused >= 3 - 1
 
 
 def cut_event(identity: Identity, mode: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ import redis as redis_client
 
 from agent import StockAgent
 from backend import Backend
-from conditions import wait_until
+from conditions import stop_process, wait_until
 from conftest import NewDevice, StartGateway
 from device import Device
 from fleet_threads import attempt, persist
@@ -33,7 +33,7 @@ EMBEDDED: Config = {
         "redis": None,
         "command_timeout": "500ms",
         "connect_timeout": "500ms",
-        "lease": "500ms",
+        "lease": "1s",
     }
 }
 
@@ -195,7 +195,7 @@ def test_a_daemon_waits_for_its_predecessors_server(
     device = new_device(to=embedded)
     assert device.get("/hello").status == 200
     pid = server_pid(embedded)
-    os.kill(pid, signal.SIGSTOP)
+    stop_process(pid)
     try:
         embedded.kill()
         starting = threading.Thread(target=embedded.start)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the log says: one well-formed line an event, whoever tries to write his own into it; and what
-it never says.
+"""What the log says: one well-formed line an event, whoever tries to write his own into it; and
+what it never says.
 
 That all lines are JSON is proven by every test of the suite: see Gateway.finish().
 """
@@ -13,7 +13,7 @@ import re
 import socket
 import ssl
 import struct
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable
 
@@ -55,7 +55,7 @@ def test_every_line_has_time_level_and_message(gateway: Gateway, new_device: New
         assert all(isinstance(value, (str, int, bool)) for value in entry.values())
     times = [json.loads(line)["time"] for line in lines(gateway)]
     first = datetime.strptime(times[0], "%Y-%m-%dT%H:%M:%S.%fZ")
-    assert abs((datetime.utcnow() - first).total_seconds()) < 300
+    assert abs((datetime.now(timezone.utc).replace(tzinfo=None) - first).total_seconds()) < 300
 
 
 LOGFMT = re.compile(r'([a-z_]+)=("(?:[^"\\\x00-\x1f\x7f]|\\.)*"|[^" =\\\x00-\x20\x7f]+)(?: |$)')
@@ -78,7 +78,7 @@ def test_logfmt_says_the_same(start_gateway: StartGateway, pki: Pki, backend: Ba
     entries = [read_logfmt(line) for line in lines(gateway)]
     host, port = next(e for e in entries if e.get("listener") == "devices")["address"].split(":")
     device = Device(pki.device_ca.device(), (host, int(port)), pki.server_ca)
-    assert device.get('/a%20b%22%20level=error%0Amsg=forged').status in (200, 400)
+    assert device.get("/a%20b%22%20level=error%0Amsg=forged").status in (200, 400)
     assert device.get("/plain").status == 200
 
     def entry_of(path: str) -> list[dict[str, Any]]:
@@ -147,8 +147,10 @@ def test_a_path_is_escaped(gateway: Gateway, new_device: NewDevice) -> None:
     device = new_device()
     forged = '","level":"error","msg":"forged","x":"'
     targets = ["/raw" + forged.replace('"', "%22"), "/" + "x" * 9000]
-    targets += [f"/evil{i}/" + "".join(f"%{b:02x}" for b in text.encode("latin-1"))
-                for i, text in enumerate(EVIL)]
+    targets += [
+        f"/evil{i}/" + "".join(f"%{b:02x}" for b in text.encode("latin-1"))
+        for i, text in enumerate(EVIL)
+    ]
     for target in targets:
         assert device.get(target).status in (200, 400)
     for text in EVIL:
@@ -156,18 +158,14 @@ def test_a_path_is_escaped(gateway: Gateway, new_device: NewDevice) -> None:
             connection.send(f"GET /{text} HTTP/1.1\r\nHost: x\r\n\r\n".encode("latin-1"))
             assert connection.response().status in (200, 400)
     total = len(targets) + len(EVIL)
-    wait_until(
-        lambda: len(gateway.log.find("request", listener="devices")) >= total, "a line each"
-    )
+    wait_until(lambda: len(gateway.log.find("request", listener="devices")) >= total, "a line each")
     assert gateway.log.find("forged") == []
     assert len(gateway.log.find("request", listener="devices")) == total
     assert not re.search(r"[\x00-\x1f\x7f]", "".join(lines(gateway)))
     assert max(map(len, lines(gateway))) <= 8192
 
 
-def test_methods_and_headers_cannot_forge_a_line(
-    gateway: Gateway, new_device: NewDevice
-) -> None:
+def test_methods_and_headers_cannot_forge_a_line(gateway: Gateway, new_device: NewDevice) -> None:
     device = new_device()
     forged = '\\n{\\"msg\\":\\"forged\\"}'
     for head in [

@@ -23,7 +23,7 @@ from wire import Response, request
 NextIdentity = Callable[[Device], Identity]
 
 QUICK: dict[str, Any] = {
-    "store": {"command_timeout": "300ms", "connect_timeout": "300ms", "lease": "500ms"}
+    "store": {"command_timeout": "300ms", "connect_timeout": "300ms", "lease": "1s"}
 }
 REFUSE = merged(QUICK, {"store": {"on_outage": "refuse"}})
 SERVE = merged(QUICK, {"store": {"on_outage": "serve_admitted", "serve_admitted_max": "3s"}})
@@ -126,7 +126,7 @@ def test_admitted_connections_are_refused_during_an_outage(
         response = connection.request("GET", "/hello")
         outage.begin()
         began = served = time.monotonic()
-        while response.status == 200 and served - began < 0.5 + 0.5:
+        while response.status == 200 and served - began < 1 + 0.5:
             served = time.monotonic()
             response = connection.request("GET", "/during")
         assert_unavailable(response)
@@ -163,7 +163,7 @@ def test_admitted_connections_are_served_for_a_time(
         refused = time.monotonic()
         assert_unavailable(response)
     # the last reading of the log may have been up to a lease before; a request takes a moment
-    assert refused - began >= 3 - 0.6
+    assert refused - began >= 3 - 1.1
     seen = backend.of("/during")
     assert {r.header("X-Device-Id") for r in seen} == {device.name}
     outage.end()

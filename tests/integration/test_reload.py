@@ -275,6 +275,21 @@ def test_a_handshake_under_way_ends_under_the_new_trust(
     assert backend.requests == []
 
 
+def test_a_handshake_under_way_registers_by_the_new_rules(
+    gateway: Gateway, backend: Backend, new_device: NewDevice
+) -> None:
+    """A connection kept the rules that it had been accepted under, and with them an open door that
+    the operator had closed before the device had shown who it is.
+    """
+    device = new_device()
+    with Connection(device.address, device.context("1.3")) as connection:
+        half = half_handshake(connection)
+        gateway.reload(changed(gateway, {"rotation": {"registration": "closed"}}))
+        half()
+        assert connection.request("GET", "/late").reason == "device-unknown"
+    assert backend.requests == []
+
+
 def half_handshake(connection: Connection) -> Callable[[], Connection]:
     """Up to the point where the gateway waits for the certificate; call what it returns to go
     on.
@@ -459,7 +474,7 @@ def test_every_error_of_a_broken_file_is_told(gateway: Gateway) -> None:
 def test_reloads_under_traffic_fail_nobody(
     gateway: Gateway, folder: Path, pki: Pki, backend: Backend, new_device: NewDevice
 ) -> None:
-    """New connections, kept ones and large bodies, while certificate, routes and backends change."""
+    """New connections, kept ones, large bodies, while certificate, routes and backends change."""
     stop = threading.Event()
     failures: list[str] = []
     served = [0, 0]

@@ -238,10 +238,12 @@ def test_a_post_quantum_hello_is_answered(gateway: Gateway, piece: int) -> None:
 def test_renegotiation_is_refused(
     gateway: Gateway, backend: Backend, pki: Pki, folder: Path
 ) -> None:
-    """At 1.2 a renegotiation could change who speaks in the middle of a connection (invariant 1)."""
+    """At 1.2 a renegotiation could change who speaks in the middle of a connection (invariant
+    1).
+    """
     with OpenSslClient(gateway, pki, folder, pki.device_ca.device(), "-tls1_2") as client:
         client.send(request("GET", "/before"))
-        client.await_output("HTTP/1.1 200 ")
+        client.await_output('"sha256"')  # all of it: s_client stumbles over data in between
         client.send(b"R\n")
         client.await_output("RENEGOTIATING")
         client.await_output("no renegotiation")
@@ -255,7 +257,7 @@ def test_a_key_update_changes_nothing(
     """What 1.3 has in place of a renegotiation is harmless, and clients may ask for it."""
     with OpenSslClient(gateway, pki, folder, pki.device_ca.device(), "-tls1_3") as client:
         client.send(request("GET", "/before"))
-        client.await_output("HTTP/1.1 200 ")
+        client.await_output('"sha256"')
         client.send(b"K\n")
         client.await_output("KEYUPDATE")
         client.send(request("GET", "/after"))
@@ -301,9 +303,7 @@ def der_elements(data: bytes) -> list[bytes]:
     return elements
 
 
-def test_early_data_is_refused(
-    gateway: Gateway, backend: Backend, pki: Pki, folder: Path
-) -> None:
+def test_early_data_is_refused(gateway: Gateway, backend: Backend, pki: Pki, folder: Path) -> None:
     """Early data can be replayed by anybody. No session allows it; a client that sends it all the
     same is cut off, and nothing of what it said is served.
     """

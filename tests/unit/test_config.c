@@ -500,7 +500,7 @@ static void settings_arrive_in_their_fields(void **state)
         MINIMAL "workers: 3\n"
                 "drain_timeout: 1m\n"
                 "log: {format: logfmt, level: debug, requests: false}\n"
-                "store: {redis: \"redis://r:1/2\", partitions: 16384, on_outage: serve_admitted,\n"
+                "store: {redis: \"redis://r:1/2\", partitions: 1024, on_outage: serve_admitted,\n"
                 "        username: u, password_file: p, wait_replicas: 1, events_max: 5000}\n"
                 "rotation: {registration: closed, expired_grace: 90d,\n"
                 "           key_age: {due_after: 300d, overdue_after: 365d, action: refuse}}\n"
@@ -513,7 +513,7 @@ static void settings_arrive_in_their_fields(void **state)
     assert_int_equal(config->log.level, LOG_DEBUG);
     assert_false(config->log.requests);
     assert_string_equal(config->store.redis, "redis://r:1/2");
-    assert_int_equal(config->store.partitions, 16384);
+    assert_int_equal(config->store.partitions, 1024);
     assert_int_equal(config->store.on_outage, CONFIG_ON_OUTAGE_SERVE_ADMITTED);
     assert_string_equal(config->store.username, "u");
     assert_string_equal(config->store.password_file, "/etc/p");
@@ -675,7 +675,7 @@ static void errors_name_the_place_and_the_mend(void **state)
          "g.yaml:3:16: drain_timeout: \"5\" is not a duration like 250ms, 10s, 5m, 12h or 7d (how "
          "long exchanges may go on when the daemon stops)"},
         {MINIMAL "store: {lease: 2m}\n",
-         "g.yaml:3:16: store.lease: \"2m\" is not between 100ms and 1m (how long live connections "
+         "g.yaml:3:16: store.lease: \"2m\" is not between 1s and 1m (how long live connections "
          "are trusted after the event log was last read)"},
         {MINIMAL "http: {buffer: 8KiB}\n",
          "g.yaml:3:16: http.buffer: \"8KiB\" is not between 16KiB and 1MiB (how much is buffered, "

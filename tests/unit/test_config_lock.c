@@ -92,8 +92,34 @@ static void a_device_writes_under_its_current_key_only(void **state)
         write.writer_key = make_key(i % 4)->id;
         write.key = make_key(i / 4 == 0 ? 1 : 2)->id;
         begin(&write, &decision);
-        assert_int_equal(decision.reason, i % 4 == 1 ? REASON_WRITE_PASSES : REASON_KEY_NOT_CURRENT);
+        assert_int_equal(decision.reason,
+                         i % 4 == 1 ? REASON_WRITE_PASSES : REASON_KEY_NOT_CURRENT);
         assert_int_equal(decision.commits, i % 4 == 1);
+    }
+}
+
+static void a_denied_device_writes_nothing(void **state)
+{
+    static const struct {
+        struct deny_flags denied;
+        enum reason reason;
+    } cases[] = {
+        {{.key = true}, REASON_KEY_DENIED},
+        {{.certificate = true}, REASON_CERTIFICATE_DENIED},
+        {{.device = true}, REASON_DEVICE_DENIED},
+    };
+    const struct device_record record = make_record();
+    struct decision decision;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct config_write write = a_write(&record, 1);
+        write.writer = CONFIG_WRITER_DEVICE;
+        write.writer_key = make_key(1)->id;
+        write.denied = cases[i].denied;
+        begin(&write, &decision);
+        assert_int_equal(decision.verdict, VERDICT_REFUSE);
+        assert_int_equal(decision.reason, cases[i].reason);
+        assert_nothing_changes(&decision);
     }
 }
 
@@ -279,6 +305,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_write_passes_iff_it_names_the_right_key),
         cmocka_unit_test(a_device_writes_under_its_current_key_only),
+        cmocka_unit_test(a_denied_device_writes_nothing),
         cmocka_unit_test(a_passing_write_holds_a_lease_and_sweeps_ended_ones),
         cmocka_unit_test(a_repeated_begin_renews_its_lease),
         cmocka_unit_test(one_write_too_many_is_busy_until_one_ends),

@@ -144,6 +144,7 @@ static void announce_scene_check(const struct announce_scene *s)
         assert_nothing_changes(&decision);
     else
         assert_true(decision.commits);
+    assert_int_equal(decision.confirms, expected == REASON_ANNOUNCED_BEFORE);
 }
 
 static void every_announcement_gets_its_answer(void **state)

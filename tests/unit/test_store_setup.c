@@ -15,6 +15,7 @@
 
 #include "gateway/base/mem.h"
 #include "gateway/store/startup.h"
+#include "gateway/store/transition.h"
 #include "store_world.h"
 
 static enum store_startup startup_of(const struct config *config, char error[256])
@@ -166,23 +167,19 @@ static void what_cannot_work_is_told_at_the_start(void **state)
 {
     static const struct {
         const char *redis;
-        const char *prefix;
         enum store_startup result;
         const char *error;
     } cases[] = {
-        {"unix:/nowhere/redis.sock", "test", STORE_STARTUP_UNREACHABLE, "/nowhere/redis.sock"},
-        {"redis://name.invalid", "test", STORE_STARTUP_UNREACHABLE, "name.invalid"},
-        {"redis://127.0.0.1:1", "test", STORE_STARTUP_UNREACHABLE, "refused"},
-        {"redis://127.0.0.1:x", "test", STORE_STARTUP_WRONG, "port"},
-        {"redis://127.0.0.1:1", "{test}", STORE_STARTUP_WRONG, "store.prefix"},
-        {"redis://127.0.0.1:1", "", STORE_STARTUP_WRONG, "store.prefix"},
+        {"unix:/nowhere/redis.sock", STORE_STARTUP_UNREACHABLE, "/nowhere/redis.sock"},
+        {"redis://name.invalid", STORE_STARTUP_UNREACHABLE, "name.invalid"},
+        {"redis://127.0.0.1:1", STORE_STARTUP_UNREACHABLE, "refused"},
+        {"redis://127.0.0.1:x", STORE_STARTUP_WRONG, "port"},
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         struct config config = test_config();
         char error[256] = "";
         config.store.redis = cases[i].redis;
-        config.store.prefix = cases[i].prefix;
         assert_int_equal(store_startup_check(&config, NULL, error, sizeof(error)), cases[i].result);
         if (strstr(error, cases[i].error) == NULL)
             fail_msg("%s: %s", cases[i].redis, error);
@@ -237,6 +234,92 @@ static void an_acknowledgement_waits_for_replicas(void **state)
     mem_free(world);
 }
 
+struct repetition {
+    unsigned calls;
+    enum store_result result;
+};
+
+/* As an announcement of the key that is pending already. */
+static void decide_repetition(const struct store_view *view, struct decision *out, void *arg)
+{
+    assert_true(view->record.version > 0);
+    decision_set(out, VERDICT_PASS, REASON_ANNOUNCED_BEFORE);
+    out->confirms = true;
+}
+
+static void on_repeated(enum store_result result, const struct store_view *view,
+                        const struct decision *decision, void *arg)
+{
+    struct repetition *repetition = arg;
+
+    repetition->calls++;
+    repetition->result = result;
+    if (result == STORE_OK)
+        assert_false(decision->commits);
+}
+
+static enum store_result repeat(struct world *world)
+{
+    struct repetition repetition = {0};
+
+    (void)transition_start(world->store, &(struct store_query){.device = "d1"}, decide_repetition,
+                           on_repeated, &repetition);
+    wait_until(world, repetition.calls > 0);
+    return repetition.result;
+}
+
+/* An announcement that no replica got in time is answered 503, and the device repeats it. It was
+ * then answered 200 from the primary's memory, although still no replica had it: with the primary,
+ * a key was lost that its device had finalised on. */
+static void a_repeated_acknowledgement_waits_for_replicas_too(void **state)
+{
+    struct world *world = mem_new(struct world);
+    struct config config = test_config();
+    struct redis_fixture primary = {0}, replica = {0};
+    struct change change = record_change("d1", 1);
+
+    redis_fixture_start(&primary, true);
+    config.store.wait_replicas = 1;
+    config.store.wait_timeout_ms = 500;
+    world_open(world, &primary, &config);
+    wait_until(world, store_is_ready(world->store));
+    assert_int_equal(commit_of(world, "d1", &change), STORE_UNAVAILABLE);
+    assert_int_equal(repeat(world), STORE_UNAVAILABLE);
+
+    redis_fixture_start(&replica, false);
+    redis_fixture_do(&replica, "REPLICAOF 127.0.0.1 %d", (int)primary.port);
+    wait_until(world, repeat(world) == STORE_OK);
+    assert_int_equal(redis_fixture_number(&replica, "EXISTS test:{p00}:device:d1"), 1);
+    assert_int_equal(events_of(world, 0, 8).n_events, 0);
+    world_close(world);
+    redis_fixture_stop(&replica);
+    redis_fixture_stop(&primary);
+    mem_free(world);
+}
+
+/* A primary that becomes a replica keeps its clients, and reading goes on there: from data that may
+ * be old, for as long as nobody wants to change anything. */
+static void a_primary_that_becomes_a_replica_is_left(void **state)
+{
+    struct world *world = mem_new(struct world);
+    struct config config = test_config();
+    struct redis_fixture redis = {0};
+
+    redis_fixture_start(&redis, false);
+    world_open(world, &redis, &config);
+    wait_until(world, store_is_ready(world->store));
+    redis_fixture_do(&redis, "REPLICAOF 127.0.0.1 1");
+    store_note_seen(world->store, "d1", "192.0.2.1");
+    wait_until(world, ask(world, &(struct store_query){.device = "d1"}).result != STORE_OK);
+    wait_until(world, !store_is_fresh(world->store));
+    redis_fixture_do(&redis, "REPLICAOF NO ONE");
+    wait_until(world, store_is_ready(world->store) && store_is_fresh(world->store));
+    assert_int_equal(ask(world, &(struct store_query){.device = "d1"}).result, STORE_OK);
+    world_close(world);
+    redis_fixture_stop(&redis);
+    mem_free(world);
+}
+
 /* With an argument: only the tests whose names match it. */
 int main(int argc, char **argv)
 {
@@ -248,6 +331,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(tcp_names_and_databases_are_found),
         cmocka_unit_test(what_cannot_work_is_told_at_the_start),
         cmocka_unit_test(an_acknowledgement_waits_for_replicas),
+        cmocka_unit_test(a_repeated_acknowledgement_waits_for_replicas_too),
+        cmocka_unit_test(a_primary_that_becomes_a_replica_is_left),
     };
 
     if (argc > 1)

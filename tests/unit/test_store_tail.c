@@ -146,6 +146,50 @@ static void what_was_trimmed_behind_a_stalled_gateway_is_a_gap(void **state)
     assert_int_equal(store_stats(world->store).reconnects, 0);
 }
 
+/* Whoever reads on from a place takes its word for what it has found before: a gap that was seen in
+ * one connection must be told, even if that connection ends before the round does. */
+static void a_gap_outlives_its_connection(void **state)
+{
+    struct world *world = *state;
+    struct change change = cut_change(CUT_NOW, DENY_KEY, HEX_A, "d1");
+
+    assert_int_equal(commit_of(world, "d1", &change), STORE_OK);
+    wait_until(world, world->n_cuts == 1);
+    world_run(world, 20);
+    size_t before = world->n_gaps;
+    /* XREAD waits, and XINFO behind it: the first will be answered and the second refused. */
+    redis_fixture_do(&shared, "ACL SETUSER default -xinfo");
+    redis_fixture_do(&shared, "XADD test:{p00}:events * device d1 cut slowly");
+    wait_until(world, store_stats(world->store).reconnects > 0);
+    redis_fixture_do(&shared, "ACL SETUSER default +xinfo");
+    wait_until(world, store_is_ready(world->store));
+    wait_until(world, world->n_gaps > before);
+    assert_int_equal(world->n_cuts, 1);
+}
+
+/* As after a failover to a replica that lacked the newest entries and whose clock was behind: the
+ * log ends where it ended, and has entries before that nobody has read. */
+static void entries_before_the_place_are_a_gap(void **state)
+{
+    struct world *world = *state;
+    struct change change = cut_change(CUT_NOW, DENY_KEY, HEX_A, "d1");
+
+    assert_int_equal(commit_of(world, "d1", &change), STORE_OK);
+    wait_until(world, world->n_cuts == 1);
+    world_run(world, 20);
+    size_t before = world->n_gaps;
+    redis_fixture_do(&shared, "EVAL %s 1 test:{p00}:events",
+                     "local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1][1]\n"
+                     "redis.call('DEL', KEYS[1])\n"
+                     "redis.call('XADD', KEYS[1], '1-1', 'device', 'd2', 'cut', 'now')\n"
+                     "redis.call('XADD', KEYS[1], last, 'a', 'b')");
+    wait_until(world, world->n_gaps > before);
+    before = world->n_gaps;
+    world_run(world, 600);
+    assert_int_equal(world->n_gaps, before);
+    assert_true(store_is_fresh(world->store));
+}
+
 static void a_burst_is_followed_to_its_end(void **state)
 {
     struct world *world = *state;
@@ -196,6 +240,8 @@ int main(int argc, char **argv)
         store_test(a_broken_tail_goes_on_where_it_was),
         store_test(what_was_trimmed_unread_is_a_gap),
         store_test(what_was_trimmed_behind_a_stalled_gateway_is_a_gap),
+        store_test(a_gap_outlives_its_connection),
+        store_test(entries_before_the_place_are_a_gap),
         store_test(a_burst_is_followed_to_its_end),
         store_test(freshness_ends_with_the_lease),
         store_test(an_idle_log_stays_fresh),

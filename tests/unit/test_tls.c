@@ -295,7 +295,27 @@ static void old_versions_and_plain_http_are_refused(void **state)
     assert_int_equal(stream_handshake(link.stream), STREAM_ERROR);
     link_close(&link);
 
+    client_deinit(&client);
+    tls_server_unref(&server);
+}
+
+/* Port scanners and health checks say nothing at all: that is no failed handshake. */
+static void a_peer_that_went_away_before_it_spoke_is_told_apart(void **state)
+{
+    struct tls_server *server = usual_server();
+    struct client client;
+    struct link link;
+
+    client_init(&client, TLS1_3_VERSION, &pki.device);
     link_open(&link, server, &client, NULL);
+    assert_int_equal(stream_handshake(link.stream), STREAM_WANT_READ);
+    (void)shutdown(link.fd, SHUT_RDWR);
+    assert_int_equal(stream_handshake(link.stream), STREAM_CLOSED);
+    assert_string_not_equal(stream_error(link.stream), "");
+    link_close(&link);
+
+    link_open(&link, server, &client, NULL);
+    assert_int_equal(send(link.fd, "\x16\x03\x01", 3, 0), 3);
     (void)shutdown(link.fd, SHUT_RDWR);
     assert_int_equal(stream_handshake(link.stream), STREAM_ERROR);
     assert_string_not_equal(stream_error(link.stream), "");
@@ -491,6 +511,7 @@ int main(void)
         cmocka_unit_test(issuing_cas_are_announced_or_none),
         cmocka_unit_test(operators_are_verified_by_their_own_bundle),
         cmocka_unit_test(old_versions_and_plain_http_are_refused),
+        cmocka_unit_test(a_peer_that_went_away_before_it_spoke_is_told_apart),
         cmocka_unit_test(a_large_client_hello_works_in_pieces),
         cmocka_unit_test(a_hello_retry_request_works),
         cmocka_unit_test(errors_name_the_file_and_the_mend),
