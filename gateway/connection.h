@@ -2,10 +2,11 @@
 /* One accepted connection, of a device or an operator, from its first byte to its last.
  *
  *      HANDSHAKE ──▶ ADMITTING ──▶ IDLE ──head──▶ EXCHANGE ──▶ IDLE …
- *          │             ▲          │ │              │
- *          │             └──────────┘ │              │ last answer, drained, idle too long
- *          │          not sure any    ▼              ▼
- *          └────────▶ CLOSED ◀───── LINGER ◀─────────┘
+ *        │  │            ▲          │ │              │
+ *        │  │            └──────────┘ │              │ last answer, drained, idle too long
+ *        │  │         not sure any    ▼              ▼
+ *        │  └── refused by TLS ───▶ LINGER ◀─────────┘
+ *        └── gone ──▶ CLOSED ◀────────┘                (from anywhere: cut, broken, too slow)
  *
  * A connection belongs to its worker and is touched by that worker's thread alone. Whoever wants to
  * end one closes it with a reason; it is freed at the end of the loop's turn.

@@ -6,6 +6,7 @@
 #include "gateway/base/mem.h"
 #include "gateway/daemon/daemon.h"
 #include "gateway/daemon/snapshot.h"
+#include "gateway/store/startup.h"
 #include "gateway/tls/server.h"
 
 #define DEFAULT_CONFIG "/etc/device-gateway/gateway.yaml"
@@ -38,6 +39,10 @@ static int check(const struct config *config)
         return EXIT_FAILURE;
     }
     snapshot_unref(&snapshot);
+    if (!store_startup_check_files(config, error, sizeof(error))) {
+        daemon_print_error(error, NULL);
+        return EXIT_FAILURE;
+    }
     (void)printf("%s: the configuration is valid\n", config->path);
     return EXIT_SUCCESS;
 }

@@ -18,7 +18,8 @@ static bool read_password(const char *path, char password[PASSWORD_MAX + 2], cha
     FILE *file = fopen(path, "re");
 
     if (file == NULL) {
-        (void)snprintf(error, error_size, "cannot open store.password_file: %s", strerror(errno));
+        (void)snprintf(error, error_size, "cannot open store.password_file %s: %s", path,
+                       strerror(errno));
         return false;
     }
     bool is_read = fgets(password, PASSWORD_MAX + 2, file) != NULL;
@@ -27,9 +28,18 @@ static bool read_password(const char *path, char password[PASSWORD_MAX + 2], cha
     size_t len = strlen(password);
     if (len > 0 && len <= PASSWORD_MAX)
         return true;
-    (void)snprintf(error, error_size, "store.password_file: the first line must have 1 to %d bytes",
+    (void)snprintf(error, error_size,
+                   "store.password_file %s: the first line must have 1 to %d bytes", path,
                    PASSWORD_MAX);
     return false;
+}
+
+bool greeting_has_password(const struct config *config, char *error, size_t error_size)
+{
+    char password[PASSWORD_MAX + 2];
+
+    return config->store.password_file == NULL ||
+           read_password(config->store.password_file, password, error, error_size);
 }
 
 /* Adds one whole command to the text. */

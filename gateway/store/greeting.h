@@ -39,6 +39,9 @@ char *greeting_begin(struct greeting *greeting, const struct config *config,
                      const struct store_address *address, char *error,
                      size_t error_size) MUST_CHECK;
 
+/* Could greeting_begin() read the password, if there is to be one? */
+bool greeting_has_password(const struct config *config, char *error, size_t error_size) MUST_CHECK;
+
 enum greeting_progress greeting_take_reply(struct greeting *greeting,
                                            const struct redisReply *reply, char *error,
                                            size_t error_size) MUST_CHECK;

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "gateway/store/startup.h"
 
+#include <errno.h>
 #include <hiredis/hiredis.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "gateway/base/log.h"
 #include "gateway/base/mem.h"
@@ -174,4 +176,17 @@ enum store_startup store_startup_check(const struct config *config, const char *
     startup_expect(context, "maxmemory-policy", "noeviction",
                    "Redis may evict keys: records and denials may vanish");
     return STORE_STARTUP_READY;
+}
+
+bool store_startup_check_files(const struct config *config, char *error, size_t error_size)
+{
+    const char *ca_file = config->store.ca_file;
+    FILE *file = ca_file != NULL ? fopen(ca_file, "re") : NULL;
+
+    if (file != NULL)
+        (void)fclose(file);
+    if (ca_file == NULL || file != NULL)
+        return greeting_has_password(config, error, error_size);
+    (void)snprintf(error, error_size, "cannot open store.ca_file %s: %s", ca_file, strerror(errno));
+    return false;
 }

@@ -17,3 +17,7 @@ enum store_startup {
  * in store_new(). `error` gets a sentence unless READY. */
 enum store_startup store_startup_check(const struct config *config, const char *socket, char *error,
                                        size_t error_size) MUST_CHECK;
+
+/* Can the files that the store's settings name be read? Connects to nothing. */
+bool store_startup_check_files(const struct config *config, char *error,
+                               size_t error_size) MUST_CHECK;

@@ -10,7 +10,7 @@ import re
 import socket
 import subprocess
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import pytest
 import yaml
@@ -291,6 +291,20 @@ def test_a_file_that_cannot_be_used_is_named(
     done = check_config(write(config), *mode)
     assert (done.returncode, done.stdout) == (1, "")
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"x" * 513])
+def test_a_password_file_that_cannot_be_used_is_named(
+    folder: Path, config: Config, write: Write, content: Optional[bytes]
+) -> None:
+    if content is not None:
+        (folder / "password").write_bytes(content)
+    path = write(merged(config, {"store": {"redis": "redis://127.0.0.1:1", "password_file": "password"}}))
+    done = check_config(path, "-t")
+    assert done.returncode == 1
+    assert f"store.password_file {folder}/password" in done.stderr
+    (folder / "password").write_text("open sesame\n")
+    assert check_config(path, "-t").returncode == 0
 
 
 # --- starting ------------------------------------------------------------------------------------
