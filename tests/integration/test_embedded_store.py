@@ -112,11 +112,14 @@ def test_it_is_started_again_when_it_dies(
     def kill_server() -> None:
         pid = server_pid(embedded)
         ended = len(embedded.log.find("the embedded redis-server has ended; it is started again"))
+        links = len(embedded.log.find("the link to Redis is up"))
         os.kill(pid, signal.SIGKILL)
         embedded.log.wait(
             "the embedded redis-server has ended; it is started again", count=ended + 1, signal=9
         )
         wait_until(lambda: attempt(lambda: through(stolen, embedded).get("/")), "an answer")
+        # Both links of both workers are new ones; before that, readiness may be the old one's.
+        embedded.log.wait("the link to Redis is up", count=links + 4)
         await_readiness(embedded, 200)
 
     for each in (device, stolen):
