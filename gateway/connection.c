@@ -239,6 +239,11 @@ static void connection_await_readable(struct connection *conn)
     connection_arm_read(conn, true);
 }
 
+static enum reason connection_lost_reason(const struct connection *conn)
+{
+    return stream_is_violated(conn->stream) ? REASON_TLS_BROKEN : REASON_CLOSED_BY_PEER;
+}
+
 /* Takes what the peer has sent, as far as there is room. False when nothing came; then the
  * connection may be closed. */
 static bool connection_fill(struct connection *conn)
@@ -272,7 +277,7 @@ static bool connection_fill(struct connection *conn)
         connection_arm_read(conn, false);
         return true;
     case STREAM_ERROR:
-        connection_close(conn, REASON_CLOSED_BY_PEER);
+        connection_close(conn, connection_lost_reason(conn));
         return false;
     }
     return false;
@@ -299,7 +304,7 @@ static bool connection_flush(struct connection *conn)
             break;
         case STREAM_CLOSED:
         case STREAM_ERROR:
-            connection_close(conn, REASON_CLOSED_BY_PEER);
+            connection_close(conn, connection_lost_reason(conn));
             return false;
         }
     }
@@ -716,7 +721,6 @@ static struct connection *connection_new(struct worker *worker,
         .generation = generation_ref(worker->generation),
         .listener = origin->listener,
         .peer = &conn->peer,
-        .server_name = "",
         .parser = conn->parser,
         .in = &conn->in,
         .out = &conn->out,

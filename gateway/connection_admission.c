@@ -138,7 +138,6 @@ enum step connection_identify(struct connection *conn)
     const struct stream_peer *peer = stream_peer(conn->stream);
 
     connection_count_handshake(conn, peer);
-    conn->env.server_name = stream_server_name(conn->stream);
     conn->peer.certificate = peer;
     conn->peer.has_uid = stream_peer_uid(conn->stream, &conn->peer.uid);
     /* A reload during the handshake: the chain was judged by what was trusted before. */

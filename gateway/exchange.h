@@ -49,7 +49,6 @@ struct exchange_env {
     struct generation *generation;
     const struct config_listener *listener; /* NULL: the operator's own listener */
     const struct exchange_peer *peer;
-    const char *server_name; /* SNI, "" if none */
     struct http_parser *parser;
     struct buf *in;  /* bytes from the peer that were not parsed yet */
     struct buf *out; /* bytes for the peer */

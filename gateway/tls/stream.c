@@ -376,3 +376,8 @@ enum stream_result stream_drain(struct stream *stream, void *scratch, size_t siz
     bool blocked = len < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
     return blocked ? STREAM_WANT_READ : STREAM_CLOSED;
 }
+
+bool stream_is_violated(const struct stream *stream)
+{
+    return stream->misbehaved;
+}

@@ -112,6 +112,9 @@ enum stream_result stream_shutdown(struct stream *stream) MUST_CHECK;
 enum stream_result stream_drain(struct stream *stream, void *scratch, size_t size,
                                 size_t *out_len) MUST_CHECK;
 
+/* After ERROR: the peer broke TLS itself (a forged record, an alert), it did not just go away. */
+bool stream_is_violated(const struct stream *stream);
+
 /* One sentence, "" when nothing failed; valid until the next call on the stream. The first failure
  * stays. Parts of it may be the peer's text (the name in a certificate), printable ASCII only. */
 const char *stream_error(const struct stream *stream);

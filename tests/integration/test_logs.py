@@ -375,3 +375,16 @@ def test_secrets_never_appear(
     for secret in ("device-token", "device-cookie", "secret-body", "query-token"):
         assert secret not in shown
     guarded.stop()
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_a_forged_record_is_told_apart_from_a_peer_that_goes_away(
+    gateway: Gateway, new_device: NewDevice, version: str
+) -> None:
+    device = new_device()
+    with device.connect(version) as connection:
+        assert connection.request("GET", "/").status == 200
+        connection.sock.sendall(b"\x17\x03\x03\x00\x40" + b"forged".ljust(64, b"."))
+        entry = closed(gateway, device)
+    assert (entry["reason"], entry["level"]) == ("tls-broken", "info")
+    assert entry["detail"] != ""
