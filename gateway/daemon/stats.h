@@ -3,12 +3,8 @@
  * may read. */
 #pragma once
 
-#include <stdatomic.h>
-#include <stdint.h>
-
+#include "gateway/base/stat.h"
 #include "policy/reason.h"
-
-typedef atomic_uint_least64_t counter;
 
 struct stats {
     counter connections_accepted;
@@ -23,19 +19,3 @@ struct stats {
     counter store_ready;              /* gauge, 0 or 1 */
     counter store_fresh;              /* gauge, 0 or 1 */
 };
-
-static inline void stat_add(counter *at, uint64_t n)
-{
-    atomic_store_explicit(at, atomic_load_explicit(at, memory_order_relaxed) + n,
-                          memory_order_relaxed);
-}
-
-static inline void stat_set(counter *at, uint64_t value)
-{
-    atomic_store_explicit(at, value, memory_order_relaxed);
-}
-
-static inline uint64_t stat_get(const counter *at)
-{
-    return atomic_load_explicit(at, memory_order_relaxed);
-}

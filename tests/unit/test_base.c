@@ -10,6 +10,7 @@
 #include "gateway/base/buf.h"
 #include "gateway/base/clock.h"
 #include "gateway/base/encode.h"
+#include "gateway/base/histogram.h"
 #include "gateway/base/list.h"
 #include "gateway/base/log.h"
 #include "gateway/base/str.h"
@@ -175,6 +176,47 @@ static void long_log_lines_are_cut_and_stay_well_formed(void **state)
     assert_null(strstr(line, "lost"));
 }
 
+static void observations_fall_into_the_bucket_whose_bound_is_not_below_them(void **state)
+{
+    struct histogram latency, age;
+    struct histogram_total total = {0};
+    uint64_t all = 0;
+
+    histogram_init(&latency, &histogram_latency);
+    histogram_observe(&latency, -5); /* a clock that was set back */
+    histogram_observe(&latency, 50); /* bounds are inclusive */
+    histogram_observe(&latency, 51);
+    histogram_observe(&latency, 60000000);
+    histogram_observe(&latency, INT64_C(1) << 40);
+    histogram_add_to(&total, &latency);
+    histogram_add_to(&total, &latency);
+    assert_int_equal(total.counts[0], 4);
+    assert_int_equal(total.counts[1], 2);
+    assert_int_equal(total.counts[histogram_latency.n - 1], 2);
+    assert_int_equal(total.counts[histogram_latency.n], 2);
+    for (size_t i = 0; i < ARRAY_SIZE(total.counts); i++)
+        all += total.counts[i];
+    assert_int_equal(all, 10);
+    assert_int_equal(total.sum, 2 * (50 + 51 + UINT64_C(60000000) + (UINT64_C(1) << 40)));
+
+    histogram_init(&age, &histogram_age);
+    histogram_observe(&age, -86400); /* expired */
+    histogram_observe(&age, 1);
+    assert_int_equal(stat_get(&age.counts[0]), 1);
+    assert_int_equal(stat_get(&age.counts[1]), 1);
+}
+
+static void bounds_of_histograms_ascend(void **state)
+{
+    const struct histogram_shape *const shapes[] = {&histogram_latency, &histogram_age};
+
+    for (size_t i = 0; i < ARRAY_SIZE(shapes); i++) {
+        assert_in_range(shapes[i]->n, 1, HISTOGRAM_BOUNDS_MAX);
+        for (size_t j = 1; j < shapes[i]->n; j++)
+            assert_true(shapes[i]->bounds[j - 1] < shapes[i]->bounds[j]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -187,6 +229,8 @@ int main(void)
         cmocka_unit_test(bytes_become_hex_and_base64),
         cmocka_unit_test(log_lines_cannot_be_forged_by_a_peer),
         cmocka_unit_test(long_log_lines_are_cut_and_stay_well_formed),
+        cmocka_unit_test(observations_fall_into_the_bucket_whose_bound_is_not_below_them),
+        cmocka_unit_test(bounds_of_histograms_ascend),
     };
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
 }
