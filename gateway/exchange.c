@@ -139,17 +139,29 @@ static enum reason exchange_guard_route(struct exchange *ex)
     return peer->admitted || ex->match.device.p != NULL ? REASON_OK : REASON_CERTIFICATE_MISSING;
 }
 
+/* "A server that receives a request with an absolute-form target must ignore the Host field"
+ * (RFC 9112, 3.2.2). A party behind us may not know that, so the two have to agree. HTTP/1.0 may
+ * have neither. */
+static bool exchange_find_host(const struct exchange *ex, struct str *out_host)
+{
+    const struct http_field *field = http_head_find(ex->head, STR("Host"));
+    struct str host = ex->target.host;
+
+    if (field != NULL && !http_host_parse(field->value, &host))
+        return false;
+    *out_host = host;
+    return ex->target.host.len == 0 || str_eq_nocase(host, ex->target.host);
+}
+
 static enum reason exchange_find_route(struct exchange *ex)
 {
-    struct str host = ex->target.host;
-    const struct http_field *field = http_head_find(ex->head, STR("Host"));
+    struct str host;
 
     if (ex->env->listener == NULL) {
         ex->handler = HANDLER_OPERATOR;
         return REASON_OK;
     }
-    /* An absolute-form target's host replaces the Host field (RFC 9112, 3.2.2). */
-    if (host.len == 0 && field != NULL && !http_host_parse(field->value, &host))
+    if (!exchange_find_host(ex, &host))
         return REASON_REQUEST_MALFORMED;
     ex->asked = (struct route_query){
         .listener = ex->env->listener,
