@@ -22,12 +22,11 @@
 #include "gateway/tls/stream.h"
 
 enum {
-    LINGER_MS = 2000,          /* how long a peer may take to close after us */
-    LINGER_BYTES = 1 << 20,    /* and how much it may send in that time */
-    STEPS_A_TURN = 64,         /* then other connections get their turn */
-    READ_LEAST = 2048,         /* no read is started into less room than this */
-    TURNED_AWAY_LOG_MS = 1000, /* between two lines about connections above the limit */
-    OPERATOR_RESERVE = 64,     /* above the limit: whoever fills it must not keep operators out */
+    LINGER_MS = 2000,       /* how long a peer may take to close after us */
+    LINGER_BYTES = 1 << 20, /* and how much it may send in that time */
+    STEPS_A_TURN = 64,      /* then other connections get their turn */
+    READ_LEAST = 2048,      /* no read is started into less room than this */
+    OPERATOR_RESERVE = 64,  /* above the limit: whoever fills it must not keep operators out */
 };
 
 static const char *const connection_doing[] = {
@@ -60,19 +59,24 @@ void connection_set_state(struct connection *conn, enum connection_state state)
 
 /* --- the end ---------------------------------------------------------------------------------- */
 
+/* Not the peer's doing: these lines are as many as there are such connections. */
+static bool connection_was_ended_by_us(enum reason reason)
+{
+    return reason == REASON_CUT_DENIED || reason == REASON_CUT_RETIRED ||
+           reason == REASON_CUT_UNTRUSTED || reason == REASON_DRAINED;
+}
+
 static void connection_log_close(const struct connection *conn)
 {
-    static const enum log_level levels[] = {
-        [REASON_LEVEL_DEBUG] = LOG_DEBUG,   [REASON_LEVEL_INFO] = LOG_INFO,
-        [REASON_LEVEL_NOTICE] = LOG_NOTICE, [REASON_LEVEL_WARNING] = LOG_WARNING,
-        [REASON_LEVEL_ERROR] = LOG_ERROR,
-    };
+    enum log_level level = peer_log_level(conn->close_reason);
     const struct stream_peer *peer = stream_peer(conn->stream);
     bool named = peer != NULL && peer->identity == PEER_IDENTIFIED;
 
+    if (!connection_was_ended_by_us(conn->close_reason) &&
+        !peer_log_pass(conn->worker, PEER_LOG_CLOSE, conn->close_reason, level))
+        return;
     log_write(
-        levels[reason_level(conn->close_reason)], "connection closed",
-        LOG_STR("reason", reason_wire(conn->close_reason)),
+        level, "connection closed", LOG_STR("reason", reason_wire(conn->close_reason)),
         LOG_STR(
             "while",
             connection_doing[conn->state == CONNECTION_LINGER ? conn->lingers_from : conn->state]),
@@ -738,17 +742,14 @@ static struct connection *connection_new(struct worker *worker,
     return conn;
 }
 
-/* Each is counted; the log hears of one a second, for strangers can knock as often as they like. */
 static void connection_turn_away(struct worker *worker, const struct connection_origin *origin)
 {
     const enum reason reason = REASON_TOO_MANY_CONNECTIONS;
-    int64_t now_ms = clock_monotonic_ms();
 
     stat_add(&worker->stats->closes[reason], 1);
     (void)evutil_closesocket(origin->fd);
-    if (now_ms < worker->turned_away_quiet_until_ms)
+    if (!peer_log_pass(worker, PEER_LOG_CLOSE, reason, LOG_WARNING))
         return;
-    worker->turned_away_quiet_until_ms = now_ms + TURNED_AWAY_LOG_MS;
     log_write(LOG_WARNING, "connection closed", LOG_STR("reason", reason_wire(reason)),
               LOG_STR("listener", origin->listener != NULL ? origin->listener->name : "operator"),
               LOG_STR("peer", origin->address), LOG_INT("port", origin->port),

@@ -427,6 +427,10 @@ static void exchange_log(const struct exchange *ex)
     bool of_device =
         ex->env->listener != NULL && ex->env->listener->clients == CONFIG_CLIENTS_DEVICES;
 
+    /* Whom admission has let in is known by name; everybody else is a stranger. */
+    if (of_device && !peer->admitted &&
+        !peer_log_pass(ex->env->worker, PEER_LOG_REQUEST, ex->reason, LOG_INFO))
+        return;
     log_write(LOG_INFO, "request", LOG_STR("request_id", ex->request_id),
               LOG_STR("listener", ex->env->listener != NULL ? ex->env->listener->name : "operator"),
               LOG_STR("peer", peer->address),

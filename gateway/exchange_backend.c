@@ -46,6 +46,8 @@ static void on_upstream_readable(void *arg)
 
 void exchange_log_backend(const struct exchange *ex, enum reason reason, const char *text)
 {
+    if (!peer_log_pass(ex->env->worker, PEER_LOG_BACKEND, reason, LOG_WARNING))
+        return;
     log_write(LOG_WARNING, "backend failed", LOG_STR("request_id", ex->request_id),
               LOG_STR("backend", ex->match.route->backend), LOG_STR("reason", reason_wire(reason)),
               LOG_STR("detail", text));

@@ -1,15 +1,27 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "gateway/base/log.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "gateway/base/clock.h"
 
 static enum log_format log_chosen_format = LOG_JSON;
 static atomic_int log_lowest_level = LOG_INFO;
+
+/* Written once, by log_configure(). */
+static int log_fd = STDERR_FILENO;
+static bool log_fd_is_socket;
+
+static atomic_uint_least64_t log_lost_lines;
+static atomic_uint_least64_t log_lost_unsaid; /* of them: the log has not said it yet */
+static atomic_bool log_line_is_torn;          /* the last one got through in part only */
 
 /* Room that is always kept free, so that a line which was cut can still be closed. */
 enum { LINE_RESERVE = 64 };
@@ -21,10 +33,28 @@ struct line {
     bool cut;
 };
 
+/* O_NONBLOCK belongs to the open file, which others may share (a shell's terminal); so we open it
+ * once more. Sockets cannot be opened, but need it neither. Files never wait. */
+static void log_open(void)
+{
+    struct stat status;
+
+    if (fstat(STDERR_FILENO, &status) != 0)
+        return;
+    log_fd_is_socket = S_ISSOCK(status.st_mode);
+    if (!S_ISFIFO(status.st_mode) && !S_ISCHR(status.st_mode))
+        return;
+    int fd = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_APPEND | O_CLOEXEC | O_NOCTTY);
+    if (fd >= 0)
+        log_fd = fd;
+}
+
 void log_configure(enum log_format format, enum log_level level)
 {
     log_chosen_format = format;
     log_set_level(level);
+    if (log_fd == STDERR_FILENO)
+        log_open();
 }
 
 void log_set_level(enum log_level level)
@@ -176,6 +206,50 @@ size_t log_format_line(enum log_format format, enum log_level level, int64_t wal
     return line.len;
 }
 
+/* --- writing ---------------------------------------------------------------------------------- */
+
+static ssize_t log_put(const char *data, size_t len)
+{
+    ssize_t n;
+
+    do {
+        n = log_fd_is_socket ? send(log_fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL)
+                             : write(log_fd, data, len);
+    } while (n < 0 && errno == EINTR);
+    return n;
+}
+
+/* Whole lines, newline included. False when they did not get through whole. */
+static bool log_put_lines(const char *data, size_t len)
+{
+    /* Half a line is ended, so that it spoils no other. */
+    if (atomic_load_explicit(&log_line_is_torn, memory_order_relaxed) &&
+        atomic_exchange_explicit(&log_line_is_torn, false, memory_order_relaxed) &&
+        log_put("\n", 1) != 1) {
+        atomic_store_explicit(&log_line_is_torn, true, memory_order_relaxed);
+        return false;
+    }
+    ssize_t n = log_put(data, len);
+    if (n > 0 && (size_t)n < len)
+        atomic_store_explicit(&log_line_is_torn, true, memory_order_relaxed);
+    return n == (ssize_t)len;
+}
+
+static void log_say_lost(void)
+{
+    char line[512];
+    uint64_t lines = atomic_exchange_explicit(&log_lost_unsaid, 0, memory_order_relaxed);
+
+    if (lines == 0)
+        return;
+    size_t len =
+        log_format_line(log_chosen_format, LOG_WARNING, clock_wall_ms(), "log lines were lost",
+                        &LOG_INT("lines", lines), 1, line, sizeof(line) - 1);
+    line[len++] = '\n';
+    if (!log_put_lines(line, len))
+        (void)atomic_fetch_add_explicit(&log_lost_unsaid, lines, memory_order_relaxed);
+}
+
 void log_write_fields(enum log_level level, const char *message, const struct log_field *fields,
                       size_t n_fields)
 {
@@ -184,7 +258,42 @@ void log_write_fields(enum log_level level, const char *message, const struct lo
                                  n_fields, line, sizeof(line) - 1);
 
     line[len++] = '\n';
-    /* Nobody can be told when stderr itself fails. */
-    ssize_t written = write(STDERR_FILENO, line, len);
-    (void)written;
+    if (!log_put_lines(line, len)) {
+        (void)atomic_fetch_add_explicit(&log_lost_lines, 1, memory_order_relaxed);
+        (void)atomic_fetch_add_explicit(&log_lost_unsaid, 1, memory_order_relaxed);
+    } else if (atomic_load_explicit(&log_lost_unsaid, memory_order_relaxed) > 0) {
+        log_say_lost();
+    }
+}
+
+uint64_t log_lost(void)
+{
+    return atomic_load_explicit(&log_lost_lines, memory_order_relaxed);
+}
+
+/* --- limits ----------------------------------------------------------------------------------- */
+
+bool log_limit_pass(struct log_limit *limit, uint64_t max, int64_t now_ms)
+{
+    /* A window whose rest was not told yet goes on until it was. */
+    if (now_ms >= limit->until_ms && limit->more == 0) {
+        limit->until_ms = now_ms + LOG_LIMIT_WINDOW_MS;
+        limit->lines = 0;
+    }
+    if (limit->lines < max) {
+        limit->lines++;
+        return true;
+    }
+    limit->more++;
+    return false;
+}
+
+uint64_t log_limit_take(struct log_limit *limit, int64_t now_ms)
+{
+    uint64_t more = limit->more;
+
+    if (now_ms < limit->until_ms)
+        return 0;
+    limit->more = 0;
+    return more;
 }

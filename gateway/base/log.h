@@ -8,7 +8,11 @@
  * Redis","server":"…","retry_ms":250}. A line is built on the stack and leaves in one write(2), so
  * lines of several threads do not mix; what does not fit into LOG_LINE_MAX is cut and marked. Text
  * is escaped: a peer can put nothing into a log but its own value. Names are string literals.
- * Writing never blocks the caller for long and never fails it. */
+ *
+ * Writing never waits and never fails its caller: what stderr does not take at once (a full pipe
+ * that nobody reads, a full disk) is lost, counted, and said as soon as lines get through again.
+ *
+ * What a stranger can provoke at will goes through a `struct log_limit` of its kind first. */
 #pragma once
 
 #include <stdbool.h>
@@ -54,7 +58,9 @@ struct log_field {
 #define LOG_BOOL(name_, value)                                                                     \
     ((struct log_field){.name = (name_), .type = LOG_FIELD_BOOL, .number = (value)})
 
-/* Set once at the start, before there are threads; the level may change later. */
+/* Set once at the start, before there are threads; the level may change later. From then on a pipe
+ * or terminal on stderr is written without waiting, through a descriptor of our own: others who
+ * share it notice nothing. */
 void log_configure(enum log_format format, enum log_level level);
 void log_set_level(enum log_level level);
 bool log_enabled(enum log_level level);
@@ -69,6 +75,25 @@ bool log_enabled(enum log_level level);
 
 void log_write_fields(enum log_level level, const char *message, const struct log_field *fields,
                       size_t n_fields);
+
+/* How many lines stderr did not take, ever. */
+uint64_t log_lost(void);
+
+/* A few lines of one kind in each window of LOG_LIMIT_WINDOW_MS; what comes beyond is counted.
+ * Zeroed at the start; belongs to one thread. The owner asks log_limit_take() now and then and
+ * writes one line about what was held back. */
+enum { LOG_LIMIT_WINDOW_MS = 10000 };
+
+struct log_limit {
+    int64_t until_ms; /* monotonic: the window's end */
+    uint64_t lines;   /* written in it */
+    uint64_t more;    /* and held back */
+};
+
+/* May another line be written, when a window has `max`? If not, it is counted. */
+bool log_limit_pass(struct log_limit *limit, uint64_t max, int64_t now_ms) MUST_CHECK;
+/* How many were held back in a window that is over; 0 while it is not. Forgets them. */
+uint64_t log_limit_take(struct log_limit *limit, int64_t now_ms) MUST_CHECK;
 
 /* The line without the final newline, as log_write_fields() would print it; returns its length (<
  * size). For tests. */

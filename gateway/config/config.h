@@ -124,7 +124,8 @@ struct config {
     struct {
         enum log_format format;
         enum log_level level;
-        bool requests; /* one line a request (the access log) */
+        bool requests;  /* one line a request (the access log) */
+        size_t repeats; /* of a line that peers can provoke: in 10 s, a reason and worker */
     } log;
 
     struct {

@@ -130,6 +130,8 @@ static const struct setting log_rows[] = {
      .help = "the least important lines that are written"},
     {BOOL("requests", log.requests, "true"),
      .help = "whether each request gets a line"},
+    {COUNT("repeats", log.repeats, "20", 1, 1000000000),
+     .help = "how many lines strangers can provoke in 10 s, a reason and worker"},
 };
 
 static const struct setting store_rows[] = {

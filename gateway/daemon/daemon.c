@@ -220,6 +220,8 @@ int daemon_run(const struct config *config)
     if (daemon.base == NULL)
         abort();
     (void)signal(SIGPIPE, SIG_IGN);
+    /* A log file (or the embedded store's data) at its size limit is an error like a full disk. */
+    (void)signal(SIGXFSZ, SIG_IGN);
     log_configure(config->log.format, config->log.level);
     raise_descriptor_limit(config);
     bool prepared = make_state_dir(config, error, sizeof(error)) &&

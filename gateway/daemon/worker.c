@@ -179,6 +179,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     (void)what;
     stat_set(&worker->stats->store_ready, store_is_ready(worker->store));
     stat_set(&worker->stats->store_fresh, store_is_fresh(worker->store));
+    peer_log_tell(worker, clock_monotonic_ms());
     worker_end_when_drained(worker);
 }
 
@@ -193,6 +194,7 @@ static void *worker_main(void *arg)
     connections_close_all(worker);
     config_write_release_cancel_all(worker);
     connections_sweep(worker);
+    peer_log_tell(worker, INT64_MAX);
     store_free(&worker->store);
     generation_unref(&worker->generation);
     atomic_store(&worker->finished, true);

@@ -13,6 +13,7 @@
 #include "gateway/base/list.h"
 #include "gateway/daemon/snapshot.h"
 #include "gateway/daemon/stats.h"
+#include "gateway/peer_log.h"
 #include "gateway/store/store.h"
 #include "gateway/upstream/upstream.h"
 
@@ -44,13 +45,13 @@ struct worker {
     struct worker_group *group; /* borrowed: for the operator's listener, which speaks for all */
     char *scratch; /* owned: WORKER_SCRATCH_SIZE bytes for whatever runs in this turn of the loop */
     struct random_stock random;
+    struct peer_log peer_log;
     struct list connections; /* connection.c: every connection that is not closed */
     struct list closed;      /* connection.c: closed ones, freed at the end of the turn */
     struct event *sweep;     /* owned: frees `closed` */
     struct connection_index *index_by_device; /* owned */
     size_t connections_max;
-    size_t n_connections;               /* connection.c */
-    int64_t turned_away_quiet_until_ms; /* connection.c */
+    size_t n_connections; /* connection.c */
     bool draining;
     /* private to worker.c */
     struct list listeners;

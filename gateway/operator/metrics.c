@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "gateway/base/log.h"
 #include "gateway/base/mem.h"
 
 /* The sum over all workers of the counter at `offset` in their stats. */
@@ -97,6 +98,10 @@ char *metrics_format(const struct worker_group *group)
                   "# HELP dgw_ready 1 when every worker may admit devices.\n# TYPE dgw_ready "
                   "gauge\ndgw_ready %d\n",
                   metrics_is_ready(group));
+    (void)fprintf(out,
+                  "# HELP dgw_log_lines_lost_total Log lines that stderr did not take.\n# TYPE "
+                  "dgw_log_lines_lost_total counter\ndgw_log_lines_lost_total %" PRIu64 "\n",
+                  log_lost());
     if (fclose(out) != 0)
         abort();
     return text;

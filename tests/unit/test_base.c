@@ -217,6 +217,34 @@ static void bounds_of_histograms_ascend(void **state)
     }
 }
 
+static void only_so_many_lines_of_a_kind_pass_in_a_window(void **state)
+{
+    struct log_limit limit = {0};
+    int64_t now = 5;
+
+    assert_true(log_limit_pass(&limit, 2, now));
+    assert_true(log_limit_pass(&limit, 2, now + 1));
+    assert_false(log_limit_pass(&limit, 2, now + 2));
+    assert_false(log_limit_pass(&limit, 2, now + 3));
+    assert_int_equal(log_limit_take(&limit, now + LOG_LIMIT_WINDOW_MS - 1), 0);
+    assert_int_equal(log_limit_take(&limit, now + LOG_LIMIT_WINDOW_MS), 2);
+    assert_int_equal(log_limit_take(&limit, now + LOG_LIMIT_WINDOW_MS), 0);
+    now += LOG_LIMIT_WINDOW_MS;
+    assert_true(log_limit_pass(&limit, 2, now));
+}
+
+/* A new window must not bury what nobody was told about. */
+static void what_was_held_back_is_never_forgotten_untold(void **state)
+{
+    struct log_limit limit = {0};
+
+    assert_true(log_limit_pass(&limit, 1, 0));
+    assert_false(log_limit_pass(&limit, 1, 1));
+    assert_false(log_limit_pass(&limit, 1, INT64_C(3) * LOG_LIMIT_WINDOW_MS));
+    assert_int_equal(log_limit_take(&limit, INT64_C(3) * LOG_LIMIT_WINDOW_MS), 2);
+    assert_true(log_limit_pass(&limit, 1, INT64_C(3) * LOG_LIMIT_WINDOW_MS));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -229,6 +257,8 @@ int main(void)
         cmocka_unit_test(bytes_become_hex_and_base64),
         cmocka_unit_test(log_lines_cannot_be_forged_by_a_peer),
         cmocka_unit_test(long_log_lines_are_cut_and_stay_well_formed),
+        cmocka_unit_test(only_so_many_lines_of_a_kind_pass_in_a_window),
+        cmocka_unit_test(what_was_held_back_is_never_forgotten_untold),
         cmocka_unit_test(observations_fall_into_the_bucket_whose_bound_is_not_below_them),
         cmocka_unit_test(bounds_of_histograms_ascend),
     };
