@@ -16,6 +16,8 @@ struct stats {
     counter admissions[REASON_COUNT]; /* verdicts on connections */
     counter closes[REASON_COUNT];     /* ends of connections */
     counter cuts;                     /* connections that the event log cut or drained */
+    counter rotations_pending;        /* gauge of the fleet, of one worker only */
+    counter rotations_stalled;        /* those among them */
     counter store_ready;              /* gauge, 0 or 1 */
     counter store_fresh;              /* gauge, 0 or 1 */
 };

@@ -17,6 +17,7 @@
 #include "gateway/connection.h"
 #include "gateway/connection_index.h"
 #include "gateway/listener.h"
+#include "gateway/stalled.h"
 
 enum { TICK_MS = 200 };
 
@@ -195,6 +196,7 @@ static void *worker_main(void *arg)
     config_write_release_cancel_all(worker);
     connections_sweep(worker);
     peer_log_tell(worker, INT64_MAX);
+    stalled_watch_free(&worker->stalled);
     store_free(&worker->store);
     generation_unref(&worker->generation);
     atomic_store(&worker->finished, true);
@@ -259,6 +261,8 @@ static struct worker *worker_new(struct worker_group *group, unsigned index,
     const struct store_handlers handlers = {.on_cut = on_cut, .on_gap = on_gap, .arg = worker};
     worker->store_config = config_ref(config);
     worker->store = store_new(worker->base, worker->store_config, group->store_socket, &handlers);
+    if (index == 0)
+        worker->stalled = stalled_watch_new(worker);
     return worker;
 }
 
@@ -266,6 +270,7 @@ static void worker_free(struct worker *worker)
 {
     /* Only when the thread was never started is any of this left. */
     worker_stop_listening(worker);
+    stalled_watch_free(&worker->stalled);
     store_free(&worker->store);
     config_unref(&worker->store_config);
     generation_unref(&worker->generation);

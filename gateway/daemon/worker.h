@@ -44,6 +44,7 @@ struct worker {
     struct stats *stats;               /* borrowed from the daemon, which outlives its workers */
     struct worker_group *group; /* borrowed: for the operator's listener, which speaks for all */
     char *scratch; /* owned: WORKER_SCRATCH_SIZE bytes for whatever runs in this turn of the loop */
+    struct stalled_watch *stalled; /* owned; of the first worker only */
     struct random_stock random;
     struct peer_log peer_log;
     struct list connections; /* connection.c: every connection that is not closed */

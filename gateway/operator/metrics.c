@@ -50,6 +50,10 @@ static const struct metric plain_metrics[] = {
      offsetof(struct stats, handshakes_failed), NULL},
     {"dgw_connections_cut_total", "counter", NULL, offsetof(struct stats, cuts),
      "Live connections that a denial or a rotation ended."},
+    {"dgw_rotations_pending", "gauge", NULL, offsetof(struct stats, rotations_pending),
+     "Rotations pending in the whole fleet, as every gateway sees it."},
+    {"dgw_rotations_stalled", "gauge", NULL, offsetof(struct stats, rotations_stalled),
+     "Those of them that have stalled."},
 };
 
 /* Counters with a row a reason. */

@@ -99,6 +99,16 @@ void keys_add_events(const struct keys *keys, struct command *to, uint32_t parti
     keys_begin(keys, to, partition, STR("events"));
 }
 
+void keys_add_pending(const struct keys *keys, struct command *to, uint32_t partition)
+{
+    keys_begin(keys, to, partition, STR("pending"));
+}
+
+void keys_add_stalled(const struct keys *keys, struct command *to, uint32_t partition)
+{
+    keys_begin(keys, to, partition, STR("stalled"));
+}
+
 void keys_add_once(const struct keys *keys, struct command *to, uint32_t partition,
                    const struct device_event *event)
 {

@@ -20,6 +20,10 @@ void keys_add_record(const struct keys *keys, struct command *to, uint32_t parti
 void keys_add_deny(const struct keys *keys, struct command *to, uint32_t partition,
                    enum deny_kind kind, const char *id);
 void keys_add_events(const struct keys *keys, struct command *to, uint32_t partition);
+/* Devices with a pending rotation, by when it began: those that have not stalled, and those that
+ * have. */
+void keys_add_pending(const struct keys *keys, struct command *to, uint32_t partition);
+void keys_add_stalled(const struct keys *keys, struct command *to, uint32_t partition);
 void keys_add_once(const struct keys *keys, struct command *to, uint32_t partition,
                    const struct device_event *event);
 void keys_add_seen(const struct keys *keys, struct command *to, uint32_t partition,

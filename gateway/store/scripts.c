@@ -19,7 +19,7 @@ static const char read_text[] =
     "return reply\n";
 
 static const char commit_text[] =
-    "local at, key = 0, 2\n"
+    "local at, key = 0, 4\n"
     "local function take() at = at + 1; return ARGV[at] end\n"
     "local function take_list()\n"
     "  local n = tonumber(take())\n"
@@ -38,6 +38,11 @@ static const char commit_text[] =
     "local expected, events_max, record = take(), take(), take_list()\n"
     "if expected ~= '' and (redis.call('HGET', KEYS[1], 'version') or '0') ~= expected then\n"
     "  return 0\n"
+    "end\n"
+    "local name, since, stalled\n"
+    "if expected ~= '' then name, since, stalled = take(), take(), take() end\n"
+    "for i = 3, 4 do\n"
+    "  if not is(KEYS[i], 'zset') then return wrong(KEYS[i]) end\n"
     "end\n"
     "local denials = {}\n"
     "for i = 1, tonumber(take()) do\n"
@@ -71,8 +76,22 @@ static const char commit_text[] =
     "if expected ~= '' then\n"
     "  redis.call('DEL', KEYS[1])\n"
     "  redis.call('HSET', KEYS[1], unpack(record))\n"
+    "  for i = 3, 4 do\n"
+    "    if since ~= '' and (stalled == '1') == (i == 4) then\n"
+    "      redis.call('ZADD', KEYS[i], since, name)\n"
+    "    else\n"
+    "      redis.call('ZREM', KEYS[i], name)\n"
+    "    end\n"
+    "  end\n"
     "end\n"
     "return 1\n";
+
+static const char pending_text[] =
+    "local now = redis.call('TIME')\n"
+    "local before = now[1] * 1000 + math.floor(now[2] / 1000) - ARGV[1]\n"
+    "return {redis.call('ZCARD', KEYS[1]), redis.call('ZCARD', KEYS[2]),\n"
+    "  redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.0f', before),\n"
+    "    'LIMIT', 0, ARGV[2])}\n";
 
 const struct script script_read = {
     .sha1 = {"92ed8a6cb15e8838e78d187045ebe99e81953d3f", 40},
@@ -80,6 +99,11 @@ const struct script script_read = {
 };
 
 const struct script script_commit = {
-    .sha1 = {"4e2e8690f6c1f5471872be283e4a1f84a70ef22d", 40},
+    .sha1 = {"97ab6fdc8131cba1e6a97aed32e9290222aa9f7d", 40},
     .text = {commit_text, sizeof(commit_text) - 1},
+};
+
+const struct script script_pending = {
+    .sha1 = {"52179a8c3610f4ae9c4cf86f5ac3a6a4794f8610", 40},
+    .text = {pending_text, sizeof(pending_text) - 1},
 };

@@ -197,9 +197,11 @@ static void commit_add_keys(const struct keys *keys, uint32_t partition, const c
 
     for (size_t i = 0; i < change->n_events; i++)
         n_once += change->events[i].once_in_ms > 0;
-    command_add_int(to, 2 + (int64_t)(change->n_deny + change->n_allow) + n_once);
+    command_add_int(to, 4 + (int64_t)(change->n_deny + change->n_allow) + n_once);
     keys_add_record(keys, to, partition, device);
     keys_add_events(keys, to, partition);
+    keys_add_pending(keys, to, partition);
+    keys_add_stalled(keys, to, partition);
     for (size_t i = 0; i < change->n_deny; i++)
         keys_add_deny(keys, to, partition, change->deny[i].kind, change->deny[i].id);
     for (size_t i = 0; i < change->n_allow; i++)
@@ -217,6 +219,16 @@ struct commit_texts {
     char *data[ARRAY_SIZE(((struct change *)0)->events)]; /* owned */
 };
 
+static void commit_add_rotation(const struct device_record *record, struct command *to)
+{
+    command_add(to, str_c(record->name));
+    if (record_rotation_pending(record))
+        command_add_int(to, record->pending_since_ms);
+    else
+        command_add(to, STR(""));
+    command_add_int(to, record->stalled);
+}
+
 static void commit_add_arguments(const struct config *config, const struct change *change,
                                  struct commit_texts *texts, struct command *to)
 {
@@ -224,6 +236,7 @@ static void commit_add_arguments(const struct config *config, const struct chang
         command_add_int(to, (int64_t)(change->next.version - 1));
         command_add_int(to, (int64_t)config->store.events_max);
         codec_add_record(&change->next, &texts->record, to);
+        commit_add_rotation(&change->next, to);
     } else {
         command_add(to, STR(""));
         command_add_int(to, (int64_t)config->store.events_max);
@@ -380,6 +393,90 @@ struct store_op *store_read_denial(struct store *store, enum deny_kind kind, con
     keys_add_deny(store->keys, &command,
                   keys_partition_of(store->keys, device != NULL ? device : ""), kind, id);
     return op_start(&store->ops, store->link, &read->op, &command);
+}
+
+/* Reading which rotations are pending. */
+
+struct pending_op {
+    struct store_op op;
+    store_pending_fn *done;
+    void *arg;
+};
+
+static bool pending_read(const redisReply *reply, struct store_pending *out)
+{
+    const redisReply *names = reply_element(reply, 2), *pending = reply_element(reply, 0),
+                     *stalled = reply_element(reply, 1);
+
+    if (names == NULL || names->type != REDIS_REPLY_ARRAY || pending == NULL ||
+        pending->type != REDIS_REPLY_INTEGER || stalled == NULL ||
+        stalled->type != REDIS_REPLY_INTEGER || names->elements > STORE_PENDING_MAX)
+        return false;
+    out->n_pending = (uint64_t)pending->integer;
+    out->n_stalled = (uint64_t)stalled->integer;
+    for (size_t i = 0; i < names->elements; i++) {
+        struct str name = reply_text(names->element[i]);
+        /* Whatever is no device's name was not put there by a gateway. */
+        if (device_name_is_valid(name.p, name.len) &&
+            str_copy(out->overdue[out->n_overdue], sizeof(out->overdue[0]), name))
+            out->n_overdue++;
+    }
+    return true;
+}
+
+static void pending_end(struct store_op *op, enum store_result result, const redisReply *reply)
+{
+    struct pending_op *read = (struct pending_op *)op;
+    struct store_pending pending = {0};
+
+    if (result == STORE_OK && !pending_read(reply, &pending))
+        result = STORE_INVALID;
+    read->done(result, result == STORE_OK ? &pending : NULL, read->arg);
+}
+
+struct store_op *store_read_pending(struct store *store, uint32_t partition, int64_t for_ms,
+                                    store_pending_fn *done, void *arg)
+{
+    struct pending_op *read = mem_new(struct pending_op);
+    struct command command;
+
+    read->op = (struct store_op){.doing = "reading pending rotations",
+                                 .end = pending_end,
+                                 .script = &script_pending};
+    read->done = done;
+    read->arg = arg;
+    if (partition >= keys_partitions(store->keys))
+        return op_refuse(&store->ops, &read->op);
+    command_init(&command);
+    command_add_int(&command, 2);
+    keys_add_pending(store->keys, &command, partition);
+    keys_add_stalled(store->keys, &command, partition);
+    command_add_int(&command, for_ms);
+    command_add_int(&command, for_ms > 0 ? STORE_PENDING_MAX : 0);
+    return op_start(&store->ops, store->link, &read->op, &command);
+}
+
+static void forget_end(struct store_op *op, enum store_result result, const redisReply *reply)
+{
+    struct commit_op *forget = (struct commit_op *)op;
+
+    forget->done(result, forget->arg);
+}
+
+struct store_op *store_forget_pending(struct store *store, uint32_t partition, const char *device,
+                                      store_commit_fn *done, void *arg)
+{
+    struct commit_op *forget = mem_new(struct commit_op);
+    struct command command;
+
+    forget->op = (struct store_op){.doing = "forgetting a pending rotation", .end = forget_end};
+    forget->done = done;
+    forget->arg = arg;
+    command_init(&command);
+    command_add(&command, STR("ZREM"));
+    keys_add_pending(store->keys, &command, partition);
+    command_add(&command, str_c(device));
+    return op_start(&store->ops, store->link, &forget->op, &command);
 }
 
 /* Reading events. */

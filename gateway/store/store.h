@@ -14,12 +14,15 @@
  *                 …:deny:certificate:<id>    likewise
  *                 …:deny:device:<name>       likewise
  *   <prefix>:{pNN}:events                    stream: everything that happened, in order
+ *   <prefix>:{pNN}:pending, …:stalled        sorted sets: devices whose rotation is pending, by when
+ *                                            it began; in the second those that have stalled
  *   <prefix>:{pNN}:once:<type>:<why>:<name>  string with expiry: rate of repeated events
  *   <prefix>:{pNN}:seen:<name>               hash: last seen time and address
  *
- * Two constant Lua scripts do the work: one reads a record with its denials and the store's time
- * in one consistent step, one commits a change if the record's version is still the one that was
- * read. */
+ * Constant Lua scripts do the work: one reads a record with its denials and the store's time in one
+ * consistent step, one commits a change if the record's version is still the one that was read. The
+ * sorted sets follow from the record in the same commit; a rotation that an earlier version had
+ * recorded enters them with its record's next commit. */
 #pragma once
 
 #include <event2/event.h>
@@ -142,6 +145,24 @@ typedef void store_denial_fn(enum store_result result, bool exists, const struct
                              void *arg);
 struct store_op *store_read_denial(struct store *store, enum deny_kind kind, const char *id,
                                    const char *device, store_denial_fn *done, void *arg);
+
+/* How many rotations are pending in a partition, and which of them have been for more than `for_ms`
+ * (0: none are asked for) without being marked as stalled: the oldest. Borrowed for the call. */
+enum { STORE_PENDING_MAX = 64 };
+struct store_pending {
+    uint64_t n_pending; /* not marked as stalled */
+    uint64_t n_stalled;
+    size_t n_overdue;
+    char overdue[STORE_PENDING_MAX][DEVICE_NAME_MAX + 1];
+};
+typedef void store_pending_fn(enum store_result result, const struct store_pending *pending,
+                              void *arg);
+struct store_op *store_read_pending(struct store *store, uint32_t partition, int64_t for_ms,
+                                    store_pending_fn *done, void *arg);
+
+/* Takes a device without a record out of those with a pending rotation. */
+struct store_op *store_forget_pending(struct store *store, uint32_t partition, const char *device,
+                                      store_commit_fn *done, void *arg);
 
 /* The newest events of a partition, oldest first, at most `count` (1 to 1000). Everything is
  * borrowed for the call. */

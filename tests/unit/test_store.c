@@ -19,7 +19,7 @@
 
 static void script_names_are_those_that_redis_computes(void **state)
 {
-    const struct script *const scripts[] = {&script_read, &script_commit};
+    const struct script *const scripts[] = {&script_read, &script_commit, &script_pending};
 
     for (size_t i = 0; i < ARRAY_SIZE(scripts); i++) {
         redisReply *reply =
@@ -74,6 +74,72 @@ static void a_committed_record_is_what_is_read(void **state)
     answer = ask(world, &(struct store_query){.device = "d1"});
     assert_memory_equal(&answer.view.record, &change.next, sizeof(change.next));
     assert_int_equal(redis_fixture_number(&shared, "HEXISTS test:{p00}:device:d1 pending"), 0);
+}
+
+static struct pending_answer {
+    unsigned calls;
+    struct store_pending pending;
+} pending_answer;
+
+static void on_pending(enum store_result result, const struct store_pending *pending, void *arg)
+{
+    assert_int_equal(result, STORE_OK);
+    pending_answer.pending = *pending;
+    pending_answer.calls++;
+}
+
+static const struct store_pending *pending_of(struct world *world, int64_t for_ms)
+{
+    pending_answer.calls = 0;
+    (void)store_read_pending(world->store, 0, for_ms, on_pending, NULL);
+    wait_until(world, pending_answer.calls == 1);
+    return &pending_answer.pending;
+}
+
+static void set_pending(struct change *change, int64_t since_ms, bool stalled)
+{
+    change->next.version++;
+    change->next.pending = (struct pubkey){.id = {HEX_B}, .pem = PEM};
+    change->next.pending_since_ms = since_ms;
+    change->next.stalled = stalled;
+}
+
+static void pending_rotations_are_found_by_their_age(void **state)
+{
+    struct world *world = *state;
+    struct change old = record_change("old", 0), young = record_change("young", 0),
+                  steady = record_change("steady", 1);
+
+    set_pending(&old, clock_wall_ms() - 100000, false);
+    set_pending(&young, clock_wall_ms() - 50000, false);
+    assert_int_equal(commit_of(world, "old", &old), STORE_OK);
+    assert_int_equal(commit_of(world, "young", &young), STORE_OK);
+    assert_int_equal(commit_of(world, "steady", &steady), STORE_OK);
+
+    const struct store_pending *found = pending_of(world, 70000);
+    assert_int_equal(found->n_pending, 2);
+    assert_int_equal(found->n_stalled, 0);
+    assert_int_equal(found->n_overdue, 1);
+    assert_string_equal(found->overdue[0], "old");
+    found = pending_of(world, 40000);
+    assert_int_equal(found->n_overdue, 2);
+    assert_string_equal(found->overdue[1], "young");
+    assert_int_equal(pending_of(world, 0)->n_overdue, 0);
+
+    set_pending(&old, clock_wall_ms() - 100000, true);
+    assert_int_equal(commit_of(world, "old", &old), STORE_OK);
+    found = pending_of(world, 40000);
+    assert_int_equal(found->n_pending, 1);
+    assert_int_equal(found->n_stalled, 1);
+    assert_int_equal(found->n_overdue, 1);
+    assert_string_equal(found->overdue[0], "young");
+
+    old = record_change("old", old.next.version + 1);
+    young = record_change("young", young.next.version + 1);
+    assert_int_equal(commit_of(world, "old", &old), STORE_OK);
+    assert_int_equal(commit_of(world, "young", &young), STORE_OK);
+    found = pending_of(world, 1);
+    assert_int_equal(found->n_pending + found->n_stalled + found->n_overdue, 0);
 }
 
 static void a_commit_on_another_version_writes_nothing(void **state)
@@ -367,6 +433,7 @@ int main(int argc, char **argv)
         store_test(a_new_store_finds_its_place_in_the_log),
         store_test(an_unknown_device_reads_as_no_record),
         store_test(a_committed_record_is_what_is_read),
+        store_test(pending_rotations_are_found_by_their_age),
         store_test(a_commit_on_another_version_writes_nothing),
         store_test(each_denial_is_seen_for_what_it_is),
         store_test(a_longer_denial_stays_when_it_is_asked_to),
