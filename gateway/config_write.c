@@ -186,7 +186,8 @@ static void on_released(enum store_result result, const struct store_view *view,
 
 static void release_try(struct release *release)
 {
-    const struct store_query query = {.device = release->claim.device};
+    /* The lease's commit may have been given up before it was answered: not to be overtaken. */
+    const struct store_query query = {.device = release->claim.device, .after_commits = true};
 
     release->tries++;
     release->transition =

@@ -149,6 +149,8 @@ static void admission_under_current_key(const struct admission_input *input, str
     rotation_mark_stalled(input->record, input->settings->stalled_after_ms, input->now_ms, out);
     out->verdict = passes ? VERDICT_PASS : VERDICT_QUARANTINE;
     out->reason = reason;
+    out->confirms =
+        input->now_ms < time_after_ms(input->record->current_since_ms, ADMISSION_CONFIRMS_MS);
     admission_learn(input, out);
 }
 

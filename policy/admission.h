@@ -76,6 +76,11 @@ struct admission_input {
     int64_t now_ms;
 };
 
+/* How long after a key became current an admission under it confirms that. Whoever made it current
+ * may have been told that replicas do not have it yet, and the device that comes again must not be
+ * let in on what can still be lost. */
+enum { ADMISSION_CONFIRMS_MS = 5 * 60 * 1000 };
+
 /* Reasons: ADMITTED, REGISTERED, PROMOTED with VERDICT_PASS; KEY_AGE_QUARANTINE and
  * CERTIFICATE_EXPIRED_QUARANTINE with VERDICT_QUARANTINE; with VERDICT_REFUSE those of the table,
  * KEY_NOT_PROVEN (a pending key on a resumed session), CERTIFICATE_EXPIRED, KEY_AGE_OVERDUE, and

@@ -127,6 +127,11 @@ void keys_add_seen(const struct keys *keys, struct command *to, uint32_t partiti
     command_extend(to, str_c(device));
 }
 
+void keys_add_confirmed(const struct keys *keys, struct command *to, uint32_t partition)
+{
+    keys_begin(keys, to, partition, STR("confirmed"));
+}
+
 void keys_add_partitions(const struct config *config, struct command *to)
 {
     command_add(to, str_c(config->store.prefix));

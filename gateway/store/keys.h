@@ -28,6 +28,7 @@ void keys_add_once(const struct keys *keys, struct command *to, uint32_t partiti
                    const struct device_event *event);
 void keys_add_seen(const struct keys *keys, struct command *to, uint32_t partition,
                    const char *device);
+void keys_add_confirmed(const struct keys *keys, struct command *to, uint32_t partition);
 /* <prefix>:partitions */
 void keys_add_partitions(const struct config *config, struct command *to);
 

@@ -19,14 +19,18 @@ static void op_on_reply(const redisReply *reply, void *arg);
 
 static void op_count(struct store_op *op)
 {
-    struct store_stats *stats = &op->ops->stats;
+    struct ops *ops = op->ops;
+    int64_t took_us = clock_monotonic_us() - op->started_us;
 
-    if (op->result == STORE_UNAVAILABLE)
-        stats->failures++;
-    else if (op->via != NULL) /* not a pause, nor what stands for others */
-        stats->latency_us_sum += (uint64_t)(clock_monotonic_us() - op->started_us);
     if (op->result == STORE_CONFLICT)
-        stats->conflicts++;
+        ops->stats.conflicts++;
+    if (op->result == STORE_UNAVAILABLE) {
+        ops->stats.failures++;
+    } else if (op->via != NULL) { /* not a pause, nor what stands for others */
+        ops->stats.latency_us_sum += (uint64_t)took_us;
+        if (ops->on_latency != NULL)
+            ops->on_latency(op->command, took_us, ops->latency_arg);
+    }
 }
 
 /* The one place where an operation ends. */
@@ -132,8 +136,9 @@ static bool op_send(struct store_op *op)
     if (op->waits_for_replicas) {
         command.pieces[2] = op_wait_text(config, wait, sizeof(wait));
         command.n_replies = 2;
-        command.timeout_ms += config->store.wait_timeout_ms;
     }
+    if (op->waits_for_replicas || op->stands_behind_wait)
+        command.timeout_ms += config->store.wait_timeout_ms;
     op->n_replies = command.n_replies;
     if (!link_send(op->via, &command))
         return false;
@@ -273,9 +278,15 @@ static void op_on_reply(const redisReply *reply, void *arg)
 
 /* Life. */
 
-void ops_init(struct ops *ops, struct event_base *base, const struct config *config)
+void ops_init(struct ops *ops, struct event_base *base, const struct config *config,
+              const struct store_handlers *handlers)
 {
-    *ops = (struct ops){.base = base, .config = config};
+    *ops = (struct ops){
+        .base = base,
+        .config = config,
+        .on_latency = handlers->on_latency,
+        .latency_arg = handlers->arg,
+    };
     list_init(&ops->sent);
     list_init(&ops->deferred);
     ops->deferral = evtimer_new(base, on_deferral, ops);

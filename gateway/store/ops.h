@@ -25,6 +25,8 @@ struct redisReply;
 struct ops {
     struct event_base *base;
     const struct config *config;
+    store_latency_fn *on_latency; /* NULL: nobody wants to know */
+    void *latency_arg;
     struct list sent;
     struct list deferred;
     struct event *deferral; /* owned: a timer */
@@ -32,7 +34,8 @@ struct ops {
     struct store_stats stats;
 };
 
-void ops_init(struct ops *ops, struct event_base *base, const struct config *config);
+void ops_init(struct ops *ops, struct event_base *base, const struct config *config,
+              const struct store_handlers *handlers);
 /* After the links were closed: ends what is deferred. */
 void ops_deinit(struct ops *ops);
 
@@ -57,10 +60,12 @@ struct store_op {
     const struct script *script; /* NULL: a plain command */
     char *body;                  /* owned; kept for a second try only when there is a script */
     size_t body_len;
-    size_t n_args;  /* in `body` */
-    bool is_commit; /* 1: OK, 0: conflict */
+    size_t n_args;              /* in `body` */
+    enum store_command command; /* for those who measure */
+    bool is_commit;             /* 1: OK, 0: conflict */
     bool waits_for_replicas;
-    unsigned n_replies; /* still to come of this sending */
+    bool stands_behind_wait; /* the link's earlier commands may take that much longer */
+    unsigned n_replies;      /* still to come of this sending */
     bool is_cancelled;
     bool is_evaluated; /* the script's text was sent */
     bool sends_again;
@@ -69,9 +74,8 @@ struct store_op {
     struct event *timer; /* owned; only of a pause */
 };
 
-/* `op` is zeroed but for `doing`, `end`, `script`, `is_commit` and
- * `waits_for_replicas`, and heads an object of its
- * own that mem_free() frees. With a script, `command` is what follows its name: the number of keys,
+/* `op` is zeroed but for `doing`, `end`, `script`, `command`, `is_commit`, `waits_for_replicas`
+ * and `stands_behind_wait`, and heads an object of its own that mem_free() frees. With a script, `command` is what follows its name: the number of keys,
  * the keys, the arguments. */
 struct store_op *op_start(struct ops *ops, struct link *via, struct store_op *op,
                           const struct command *command);

@@ -35,6 +35,11 @@ struct store {
     struct ops ops;
 };
 
+static struct link *store_commit_link(const struct store *store)
+{
+    return store->commit_link != NULL ? store->commit_link : store->link;
+}
+
 static void log_unreadable(const struct keys *keys, const char *device, const char *wrong)
 {
     char *key CLEANUP(mem_free_at) = keys_record(keys, device);
@@ -158,6 +163,8 @@ struct store_op *store_read(struct store *store, const struct store_query *query
 
     read->op =
         (struct store_op){.doing = "reading a record", .end = read_end, .script = &script_read};
+    read->op.command = STORE_COMMAND_READ;
+    read->op.stands_behind_wait = query->after_commits && store_waits_for_replicas(store);
     read->store = store;
     read->done = done;
     read->arg = arg;
@@ -172,7 +179,8 @@ struct store_op *store_read(struct store *store, const struct store_query *query
     read_add_denial(read, &command, partition, READ_DENY_KEY, query->key);
     read_add_denial(read, &command, partition, READ_DENY_CERTIFICATE, query->certificate);
     read_add_denial(read, &command, partition, READ_DENY_NEXT, query->next_key);
-    return op_start(&store->ops, store->link, &read->op, &command);
+    struct link *via = query->after_commits ? store_commit_link(store) : store->link;
+    return op_start(&store->ops, via, &read->op, &command);
 }
 
 /* Committing a change. */
@@ -269,6 +277,7 @@ static struct store_op *commit_start(struct store *store, uint32_t partition, co
         .end = commit_end,
         .script = &script_commit,
         .is_commit = true,
+        .command = STORE_COMMAND_COMMIT,
         .waits_for_replicas = store->config->store.wait_replicas > 0,
     };
     commit->done = done;
@@ -276,11 +285,31 @@ static struct store_op *commit_start(struct store *store, uint32_t partition, co
     command_init(&command);
     commit_add_keys(store->keys, partition, device, change, &command);
     commit_add_arguments(store->config, change, &texts, &command);
-    struct link *via = store->commit_link != NULL ? store->commit_link : store->link;
-    struct store_op *op = op_start(&store->ops, via, &commit->op, &command);
+    struct store_op *op = op_start(&store->ops, store_commit_link(store), &commit->op, &command);
     for (size_t i = 0; i < change->n_events; i++)
         mem_free(texts.data[i]);
     return op;
+}
+
+struct store_op *store_confirm(struct store *store, const char *device, store_commit_fn *done,
+                               void *arg)
+{
+    struct commit_op *confirm = mem_new(struct commit_op);
+    struct command command;
+
+    confirm->op = (struct store_op){
+        .doing = "asking whether replicas have what stands",
+        .end = commit_end,
+        .command = STORE_COMMAND_COMMIT,
+        .waits_for_replicas = store_waits_for_replicas(store),
+    };
+    confirm->done = done;
+    confirm->arg = arg;
+    command_init(&command);
+    command_add(&command, STR("SET"));
+    keys_add_confirmed(store->keys, &command, keys_partition_of(store->keys, device));
+    command_add(&command, STR("1"));
+    return op_start(&store->ops, store_commit_link(store), &confirm->op, &command);
 }
 
 /* A change in every partition. */
@@ -382,7 +411,9 @@ struct store_op *store_read_denial(struct store *store, enum deny_kind kind, con
     struct denial_op *read = mem_new(struct denial_op);
     struct command command;
 
-    read->op = (struct store_op){.doing = "reading a denial", .end = denial_end};
+    read->op = (struct store_op){.doing = "reading a denial",
+                                 .end = denial_end,
+                                 .command = STORE_COMMAND_OTHER};
     read->denial.kind = kind;
     read->done = done;
     read->arg = arg;
@@ -442,6 +473,7 @@ struct store_op *store_read_pending(struct store *store, uint32_t partition, int
 
     read->op = (struct store_op){.doing = "reading pending rotations",
                                  .end = pending_end,
+                                 .command = STORE_COMMAND_OTHER,
                                  .script = &script_pending};
     read->done = done;
     read->arg = arg;
@@ -469,7 +501,9 @@ struct store_op *store_forget_pending(struct store *store, uint32_t partition, c
     struct commit_op *forget = mem_new(struct commit_op);
     struct command command;
 
-    forget->op = (struct store_op){.doing = "forgetting a pending rotation", .end = forget_end};
+    forget->op = (struct store_op){.doing = "forgetting a pending rotation",
+                                   .end = forget_end,
+                                   .command = STORE_COMMAND_OTHER};
     forget->done = done;
     forget->arg = arg;
     command_init(&command);
@@ -534,7 +568,9 @@ struct store_op *store_read_events(struct store *store, uint32_t partition, size
     struct events_op *read = mem_new(struct events_op);
     struct command command;
 
-    read->op = (struct store_op){.doing = "reading events", .end = events_end};
+    read->op = (struct store_op){.doing = "reading events",
+                                 .end = events_end,
+                                 .command = STORE_COMMAND_OTHER};
     read->done = done;
     read->arg = arg;
     if (partition >= keys_partitions(store->keys) || count == 0)
@@ -591,7 +627,7 @@ struct store *store_new(struct event_base *base, const struct config *config, co
 
     store->config = config;
     store->keys = keys_new(config);
-    ops_init(&store->ops, base, config);
+    ops_init(&store->ops, base, config, handlers);
     store->link = link_new(base, config, socket, "commands", &link_handlers);
     if (config->store.wait_replicas > 0)
         store->commit_link = link_new(base, config, socket, "commits", &link_handlers);

@@ -18,6 +18,8 @@
  *                                            it began; in the second those that have stalled
  *   <prefix>:{pNN}:once:<type>:<why>:<name>  string with expiry: rate of repeated events
  *   <prefix>:{pNN}:seen:<name>               hash: last seen time and address
+ *   <prefix>:{pNN}:confirmed                 string: written again before a WAIT that is to speak of
+ *                                            what stands already
  *
  * Constant Lua scripts do the work: one reads a record with its denials and the store's time in one
  * consistent step, one commits a change if the record's version is still the one that was read. The
@@ -49,6 +51,9 @@ struct store_query {
     const char *key;         /* key id whose denial is asked for; NULL or "": none */
     const char *certificate; /* likewise */
     const char *next_key;    /* a second key id (an announcement's); likewise */
+    /* Sees what this store has committed before, even where that was given up and its answer is
+     * still to come. Such a read may stand behind a WAIT. */
+    bool after_commits;
 };
 
 struct store_view {
@@ -83,9 +88,19 @@ typedef void store_cut_fn(const struct store_cut *cut, void *arg);
  * before, was decided without it. */
 typedef void store_gap_fn(void *arg);
 
+/* A command was answered, after so long; what was refused or given up does not count. May not ask
+ * the store. */
+enum store_command {
+    STORE_COMMAND_READ,   /* a record with its denials: what an admission waits for */
+    STORE_COMMAND_COMMIT, /* a change, with its WAIT if there is one */
+    STORE_COMMAND_OTHER,
+};
+typedef void store_latency_fn(enum store_command command, int64_t took_us, void *arg);
+
 struct store_handlers {
     store_cut_fn *on_cut;
     store_gap_fn *on_gap;
+    store_latency_fn *on_latency; /* NULL: nobody wants to know */
     void *arg;
 };
 
@@ -100,7 +115,7 @@ struct store *store_new(struct event_base *base, const struct config *config, co
 void store_free(struct store **store);
 
 /* Is a change acknowledged only once replicas have it? What was not committed by whoever
- * acknowledges it now, may then still be missing there. */
+ * acknowledges it now, may then still be missing there: store_confirm() asks. */
 bool store_waits_for_replicas(const struct store *store);
 
 /* The command link is up and the tail has found its place in the log. */
@@ -127,6 +142,11 @@ struct store_op *store_read(struct store *store, const struct store_query *query
  * partition gets the entry, one after the other, and the event comes with the last. */
 struct store_op *store_commit(struct store *store, const char *device, const struct change *change,
                               store_commit_fn *done, void *arg);
+/* STORE_OK once so many replicas have everything that now stands in the device's partition. Writes
+ * one small key, because a WAIT speaks of what its own link has written. Only where
+ * store_waits_for_replicas(). */
+struct store_op *store_confirm(struct store *store, const char *device, store_commit_fn *done,
+                               void *arg);
 /* Ends with STORE_OK after about so long: a pause between two tries that ends with the store. */
 struct store_op *store_pause(struct store *store, int64_t pause_ms, store_commit_fn *done,
                              void *arg);

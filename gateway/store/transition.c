@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Most decisions commit nothing: they are made on the reader's stack and handed on at once. Only
- * one that commits is copied, view and all, to wait for its commit. */
+ * one that commits or confirms is copied, view and all, to wait for that. */
 #include "gateway/store/transition.h"
 
 #include "gateway/base/encode.h"
@@ -24,6 +24,7 @@ struct transition {
     char key[sizeof(struct digest)];
     char certificate[sizeof(struct digest)];
     char next_key[sizeof(struct digest)];
+    bool after_commits;
     int conflicts;
     bool is_finished;          /* `done` is running */
     struct proposal *proposal; /* owned; only while committing */
@@ -108,13 +109,12 @@ static void transition_decide(struct transition *transition, const struct store_
     struct proposal *proposal = mem_new(struct proposal);
     proposal->view = *view;
     proposal->decision = decision;
-    if (!decision.commits) {
-        (void)decision_write_record(&proposal->decision, &view->record, view->now_ms);
-        proposal->decision.commits = false;
-    }
     transition->proposal = proposal;
-    transition->op = store_commit(transition->store, transition->device, &proposal->decision.change,
-                                  on_committed, transition);
+    transition->op =
+        decision.commits
+            ? store_commit(transition->store, transition->device, &proposal->decision.change,
+                           on_committed, transition)
+            : store_confirm(transition->store, transition->device, on_committed, transition);
 }
 
 static void on_read(enum store_result result, const struct store_view *view, void *arg)
@@ -135,6 +135,7 @@ static void transition_read(struct transition *transition)
         .key = transition->key,
         .certificate = transition->certificate,
         .next_key = transition->next_key,
+        .after_commits = transition->after_commits,
     };
 
     transition->op = store_read(transition->store, &query, on_read, transition);
@@ -156,6 +157,7 @@ struct transition *transition_start(struct store *store, const struct store_quer
     transition->decide = decide;
     transition->done = done;
     transition->arg = arg;
+    transition->after_commits = query->after_commits;
     transition_copy(transition->device, sizeof(transition->device), query->device);
     transition_copy(transition->key, sizeof(transition->key), query->key);
     transition_copy(transition->certificate, sizeof(transition->certificate), query->certificate);

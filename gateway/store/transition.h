@@ -9,8 +9,8 @@
  * Whoever loses twice waits a few milliseconds, at random. The decision function is pure, so it may
  * run several times. `done` sees the decision only after it was committed.
  *
- * Where replicas have a say, a decision that confirms writes the record once more as it is, because
- * only a commit can ask them; `done` sees it as it was decided. */
+ * Where replicas have a say, a decision that confirms asks them (store_confirm()) before `done` sees
+ * it. */
 #pragma once
 
 #include "gateway/base/macros.h"

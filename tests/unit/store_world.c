@@ -41,6 +41,14 @@ static void on_gap(void *arg)
     world->n_gaps++;
 }
 
+static void on_latency(enum store_command command, int64_t took_us, void *arg)
+{
+    struct world *world = arg;
+
+    assert_true(took_us >= 0);
+    world->n_answered[command]++;
+}
+
 struct config test_config(void)
 {
     struct config config;
@@ -59,7 +67,7 @@ struct config test_config(void)
 void world_open(struct world *world, struct redis_fixture *redis, const struct config *config)
 {
     const struct timeval tick = {.tv_usec = 5000};
-    const struct store_handlers handlers = {on_cut, on_gap, world};
+    const struct store_handlers handlers = {on_cut, on_gap, on_latency, world};
 
     memset(world, 0, sizeof(*world));
     world->redis = redis;
@@ -73,7 +81,7 @@ void world_open(struct world *world, struct redis_fixture *redis, const struct c
 
 struct store *world_add_store(struct world *world)
 {
-    const struct store_handlers handlers = {on_cut, on_gap, world};
+    const struct store_handlers handlers = {on_cut, on_gap, on_latency, world};
 
     return store_new(world->base, &world->config, world->redis->socket, &handlers);
 }

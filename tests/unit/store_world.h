@@ -33,6 +33,7 @@ struct world {
     struct seen_cut cuts[CUTS_MAX];
     size_t n_cuts;
     size_t n_gaps;
+    size_t n_answered[STORE_COMMAND_OTHER + 1]; /* by enum store_command */
 };
 
 /* What an operation has answered. */

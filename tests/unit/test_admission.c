@@ -389,6 +389,28 @@ static void a_known_device_under_its_current_key_writes_nothing(void **state)
     assert_int_equal((unsigned char)decision.change.next.name[0], 0xA5);
 }
 
+/* A promotion that too few replicas had in time was answered 503, and the device that came again was
+ * let in although still none had it. */
+static void an_admission_soon_after_a_promotion_confirms_it(void **state)
+{
+    const struct scene scene = {.issuer = ISSUER_STATE_ACTIVE,
+                                .known = STEADY,
+                                .key = MAKE_CURRENT_KEY,
+                                .handshake = HANDSHAKE_RESUMED};
+    struct stage stage;
+    struct decision decision;
+
+    scene_build(&scene, &stage);
+    stage.record.current_since_ms = MAKE_NOW_MS - ADMISSION_CONFIRMS_MS + 1;
+    admission_decide(&stage.input, &decision);
+    assert_int_equal(decision.reason, REASON_ADMITTED);
+    assert_true(decision.confirms && !decision.commits);
+    stage.input.now_ms++;
+    stage.credentials.certificate_expires_ms++;
+    admission_decide(&stage.input, &decision);
+    assert_false(decision.confirms);
+}
+
 static void a_record_of_another_device_admits_nobody(void **state)
 {
     struct scene scene = calm_scene(STEADY, MAKE_CURRENT_KEY);
@@ -529,6 +551,7 @@ int main(void)
         cmocka_unit_test(every_combination_meets_the_table),
         cmocka_unit_test(zeroed_inputs_let_nobody_in),
         cmocka_unit_test(a_known_device_under_its_current_key_writes_nothing),
+        cmocka_unit_test(an_admission_soon_after_a_promotion_confirms_it),
         cmocka_unit_test(a_record_of_another_device_admits_nobody),
         cmocka_unit_test(a_name_that_is_no_path_segment_registers_nothing),
         cmocka_unit_test(values_outside_their_enums_are_refused),

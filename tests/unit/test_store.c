@@ -142,6 +142,20 @@ static void pending_rotations_are_found_by_their_age(void **state)
     assert_int_equal(found->n_pending + found->n_stalled + found->n_overdue, 0);
 }
 
+static void the_time_of_answered_commands_is_told(void **state)
+{
+    struct world *world = *state;
+    struct change change = record_change("d1", 1);
+
+    assert_int_equal(commit_of(world, "d1", &change), STORE_OK);
+    assert_int_equal(commit_of(world, "d1", &change), STORE_CONFLICT);
+    (void)ask(world, &(struct store_query){.device = "d1"});
+    (void)events_of(world, 0, 8);
+    assert_int_equal(world->n_answered[STORE_COMMAND_READ], 1);
+    assert_int_equal(world->n_answered[STORE_COMMAND_COMMIT], 2);
+    assert_int_equal(world->n_answered[STORE_COMMAND_OTHER], 1);
+}
+
 static void a_commit_on_another_version_writes_nothing(void **state)
 {
     struct world *world = *state;
@@ -434,6 +448,7 @@ int main(int argc, char **argv)
         store_test(an_unknown_device_reads_as_no_record),
         store_test(a_committed_record_is_what_is_read),
         store_test(pending_rotations_are_found_by_their_age),
+        store_test(the_time_of_answered_commands_is_told),
         store_test(a_commit_on_another_version_writes_nothing),
         store_test(each_denial_is_seen_for_what_it_is),
         store_test(a_longer_denial_stays_when_it_is_asked_to),
