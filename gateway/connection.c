@@ -13,6 +13,7 @@
  * armed for a moment not later than the deadline and looks again when it fires. */
 #include "gateway/connection_private.h"
 
+#include <arpa/inet.h>
 #include <assert.h>
 #include <stdlib.h>
 
@@ -26,7 +27,6 @@ enum {
     LINGER_BYTES = 1 << 20, /* and how much it may send in that time */
     STEPS_A_TURN = 64,      /* then other connections get their turn */
     READ_LEAST = 2048,      /* no read is started into less room than this */
-    OPERATOR_RESERVE = 64,  /* above the limit: whoever fills it must not keep operators out */
 };
 
 static const char *const connection_doing[] = {
@@ -54,6 +54,12 @@ void connection_set_state(struct connection *conn, enum connection_state state)
         [CONNECTION_CLOSED] = 0,
     };
     assert(follows[conn->state] & (1u << state));
+    if (conn->state == CONNECTION_HANDSHAKE) {
+        list_remove(&conn->handshake);
+        budget_end_handshake(conn->worker->budget, &conn->claim);
+    }
+    if (state == CONNECTION_LINGER)
+        budget_leave_device(conn->worker->budget, &conn->claim);
     conn->state = state;
 }
 
@@ -111,6 +117,7 @@ void connection_close(struct connection *conn, enum reason reason)
     connection_index_remove(worker->index_by_device, &conn->index);
     list_remove(&conn->link);
     list_push_back(&worker->closed, &conn->link);
+    budget_leave(worker->budget, &conn->claim);
     worker->n_connections--;
     stat_set(&worker->stats->connections_open, worker->n_connections);
     stat_add(&worker->stats->closes[reason], 1);
@@ -369,9 +376,11 @@ static enum step connection_step_handshake(struct connection *conn)
         conn->readable = true; /* the request may have come in the same segment */
         return connection_identify(conn);
     case STREAM_WANT_READ:
+        connection_note_alive(conn);
         connection_await_readable(conn);
         return STEP_WAIT;
     case STREAM_WANT_WRITE:
+        connection_note_alive(conn);
         (void)event_add(&conn->write_event, NULL);
         return STEP_WAIT;
     case STREAM_CLOSED:
@@ -703,8 +712,23 @@ static void connection_init_events(struct connection *conn)
     connection_arm_read(conn, true);
 }
 
-static struct connection *connection_new(struct worker *worker,
-                                         const struct connection_origin *origin)
+void connection_name_peer(struct exchange_peer *peer, const struct sockaddr_storage *from)
+{
+    const struct sockaddr_in *in = (const struct sockaddr_in *)from;
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)from;
+
+    if (from->ss_family == AF_INET) {
+        (void)inet_ntop(AF_INET, &in->sin_addr, peer->address, sizeof(peer->address));
+        peer->port = ntohs(in->sin_port);
+    } else if (from->ss_family == AF_INET6) {
+        (void)inet_ntop(AF_INET6, &in6->sin6_addr, peer->address, sizeof(peer->address));
+        peer->port = ntohs(in6->sin6_port);
+    } else {
+        str_copy_cut(peer->address, sizeof(peer->address), STR("unix"));
+    }
+}
+
+struct connection *connection_new(struct worker *worker, const struct connection_origin *origin)
 {
     const struct config *config = worker->generation->snapshot->config;
     struct connection *conn = mem_new(struct connection);
@@ -718,8 +742,7 @@ static struct connection *connection_new(struct worker *worker,
                                                         });
     buf_init(&conn->in, config->http.buffer);
     buf_init(&conn->out, config->http.buffer);
-    str_copy_cut(conn->peer.address, sizeof(conn->peer.address), str_c(origin->address));
-    conn->peer.port = origin->port;
+    connection_name_peer(&conn->peer, origin->peer);
     conn->env = (struct exchange_env){
         .worker = worker,
         .generation = generation_ref(worker->generation),
@@ -738,36 +761,7 @@ static struct connection *connection_new(struct worker *worker,
     conn->drain_reason = REASON_DRAINED;
     conn->peer.opened_ms = clock_monotonic_ms();
     connection_index_link_init(&conn->index);
+    list_init(&conn->handshake);
     connection_init_events(conn);
     return conn;
-}
-
-static void connection_turn_away(struct worker *worker, const struct connection_origin *origin)
-{
-    const enum reason reason = REASON_TOO_MANY_CONNECTIONS;
-
-    stat_add(&worker->stats->closes[reason], 1);
-    (void)evutil_closesocket(origin->fd);
-    if (!peer_log_pass(worker, PEER_LOG_CLOSE, reason, LOG_WARNING))
-        return;
-    log_write(LOG_WARNING, "connection closed", LOG_STR("reason", reason_wire(reason)),
-              LOG_STR("listener", origin->listener != NULL ? origin->listener->name : "operator"),
-              LOG_STR("peer", origin->address), LOG_INT("port", origin->port),
-              LOG_INT("connections", worker->n_connections));
-}
-
-void connection_accept(struct worker *worker, const struct connection_origin *origin)
-{
-    size_t max = worker->connections_max + (origin->listener == NULL ? OPERATOR_RESERVE : 0);
-
-    stat_add(&worker->stats->connections_accepted, 1);
-    if (worker->n_connections >= max) {
-        connection_turn_away(worker, origin);
-        return;
-    }
-    struct connection *conn = connection_new(worker, origin);
-    list_push_back(&worker->connections, &conn->link);
-    worker->n_connections++;
-    stat_set(&worker->stats->connections_open, worker->n_connections);
-    connection_run(conn);
 }

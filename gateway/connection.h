@@ -26,11 +26,20 @@ struct connection_origin {
     int fd; /* taken over */
     const struct config_listener
         *listener; /* of worker->generation's config; NULL: the operator's own listener */
-    const char *address;
-    uint16_t port; /* 0 on Unix sockets */
+    const struct sockaddr_storage *peer; /* borrowed for the call */
 };
 
-/* Starts serving. A connection above the worker's limit is closed at once. */
+/* Starts serving, or turns the connection away at once when a budget (gateway/budget.h) is used up:
+ *
+ *   max_connections, or the source's connections or handshakes: reset.
+ *   all handshakes: the one on this worker that has shown no sign of life for longest gives way, if
+ *     that is a second or more, so that silent strangers lock nobody out; else reset.
+ *
+ * A device's number is known when it is admitted. Stock agents open a connection a request, and
+ * what they leave behind when they restart or their network changes looks idle until
+ * http.idle_timeout. So the newest wins: the idlest connection of the device on this worker is
+ * closed in order; only if the worker has no idle one is the new one answered 503, and whoever
+ * tries again comes from another port, to any worker. */
 void connection_accept(struct worker *worker, const struct connection_origin *origin);
 
 /* From the event log: cuts, or drains, exactly the connections that were admitted with what it

@@ -27,22 +27,26 @@ static void connection_take_decision(struct connection *conn, const struct store
     bool passes = decision->verdict == VERDICT_PASS || decision->verdict == VERDICT_QUARANTINE;
     bool changed = decision->commits && decision->change.writes_record;
 
-    conn->peer.admitted = passes;
+    /* Whatever was decided is in the record; a device that has too many connections only gets none
+     * more. */
+    bool full = passes && !connection_enter_device(conn);
+    enum reason reason = full ? REASON_TOO_MANY_CONNECTIONS_OF_DEVICE : decision->reason;
+    conn->peer.admitted = passes && !full;
     conn->peer.quarantined = decision->verdict == VERDICT_QUARANTINE;
     conn->peer.verdict = decision->reason;
     conn->peer.generation = changed ? decision->change.next.generation : view->record.generation;
     conn->peer.decided_store_ms = view->now_ms;
     conn->peer.decided_ms = clock_monotonic_ms();
-    conn->refusal = passes ? REASON_OK : decision->reason;
+    conn->refusal = conn->peer.admitted ? REASON_OK : reason;
     conn->distrusted = conn->retired = false;
-    if (passes) {
+    if (conn->peer.admitted) {
         stream_allow_resumption(conn->stream);
         store_note_seen(conn->worker->store, conn->admission.credentials->device,
                         conn->peer.address);
-    } else {
+    } else if (!passes) {
         stream_forget_session(conn->stream);
     }
-    stat_add(&conn->worker->stats->admissions[decision->reason], 1);
+    stat_add(&conn->worker->stats->admissions[reason], 1);
 }
 
 static void connection_admission_failed(struct connection *conn, enum reason reason)

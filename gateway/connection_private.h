@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* What connection.c (the loop, bytes, deadlines, requests), connection_admission.c (who is it, may
- * it pass) and connections.c (what happens to many at once) share, and nobody else includes. */
+ * it pass), connection_accept.c (budgets) and connections.c (what happens to many at once) share, and nobody else includes. */
 #pragma once
 
 #include <event2/event_struct.h>
 
 #include "gateway/admission.h"
+#include "gateway/budget.h"
 #include "gateway/connection.h"
 #include "gateway/connection_index.h"
 #include "gateway/exchange.h"
@@ -83,7 +84,10 @@ struct connection {
     uint64_t requests;
     uint64_t bytes_read;
     uint64_t bytes_written;
-    struct list link;                   /* worker->connections, then worker->closed */
+    struct list link;      /* worker->connections, then worker->closed */
+    struct list handshake; /* worker->handshakes, in HANDSHAKE with TLS */
+    int64_t alive_ms;      /* monotonic: the handshake's last sign of life */
+    struct budget_claim claim;
     struct connection_index_link index; /* by device, from before the first decision to the close */
 };
 
@@ -104,6 +108,19 @@ void connection_renew_generation(struct connection *conn);
 void connection_close(struct connection *conn, enum reason reason);
 /* No request after the present one, and the end within so many ms. May close the connection. */
 void connection_drain(struct connection *conn, enum reason reason, int64_t within_ms);
+
+/* Not in any list yet, and without a claim. */
+struct connection *connection_new(struct worker *worker,
+                                  const struct connection_origin *origin) MUST_CHECK;
+/* Fills in address and port. */
+void connection_name_peer(struct exchange_peer *peer, const struct sockaddr_storage *from);
+
+/* --- connection_accept.c ---------------------------------------------------------------------- */
+
+/* Something came in the handshake. */
+void connection_note_alive(struct connection *conn);
+/* The device is admitted: false when it has too many connections. May close another one of it. */
+bool connection_enter_device(struct connection *conn) MUST_CHECK;
 
 /* --- connection_admission.c ------------------------------------------------------------------- */
 

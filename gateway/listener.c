@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <event2/event_struct.h>
 #include <netdb.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -172,29 +171,15 @@ static const struct config_listener *listener_config(const struct listener *list
 static void listener_hand_over(struct listener *listener, int fd,
                                const struct sockaddr_storage *peer)
 {
-    struct connection_origin origin = {.fd = fd,
-                                       .listener = listener_config(listener),
-                                       .address = "unix"};
-    char address[INET6_ADDRSTRLEN] = "";
-    const int on = 1;
+    const struct connection_origin origin = {.fd = fd,
+                                             .listener = listener_config(listener),
+                                             .peer = peer};
 
-    if (peer->ss_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)peer;
-        origin.address = inet_ntop(AF_INET, &in->sin_addr, address, sizeof(address));
-        origin.port = ntohs(in->sin_port);
-    } else if (peer->ss_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)peer;
-        origin.address = inet_ntop(AF_INET6, &in6->sin6_addr, address, sizeof(address));
-        origin.port = ntohs(in6->sin6_port);
-    }
     /* Without settings a connection would be taken for the operator's own. */
-    if (listener->name != NULL && origin.listener == NULL) {
+    if (listener->name != NULL && origin.listener == NULL)
         (void)close(fd);
-        return;
-    }
-    if (origin.port != 0)
-        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    connection_accept(listener->worker, &origin);
+    else
+        connection_accept(listener->worker, &origin);
 }
 
 /* Without descriptors the socket would stay readable and spin the loop: look away for a moment. */

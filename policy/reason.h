@@ -109,6 +109,12 @@
     X(CUT_UNTRUSTED, "cut-untrusted", 0, NOTICE, "The connection was cut: its certificate is no longer trusted after a reload.") \
     X(DRAINED, "drained", 0, INFO, "The gateway is stopping.") \
     X(TOO_MANY_CONNECTIONS, "too-many-connections", 0, WARNING, "The gateway's limit of connections is reached.") \
+    X(TOO_MANY_HANDSHAKES, "too-many-handshakes", 0, WARNING, "The gateway's limit of TLS handshakes in flight is reached.") \
+    X(TOO_MANY_CONNECTIONS_OF_SOURCE, "too-many-connections-of-source", 0, WARNING, "The limit of connections from one address is reached.") \
+    X(TOO_MANY_HANDSHAKES_OF_SOURCE, "too-many-handshakes-of-source", 0, WARNING, "The limit of TLS handshakes in flight from one address is reached.") \
+    X(TOO_MANY_CONNECTIONS_OF_DEVICE, "too-many-connections-of-device", 503, WARNING, "The device has too many connections in use.") \
+    X(HANDSHAKE_GAVE_WAY, "handshake-gave-way", 0, INFO, "The TLS handshake stood still, and gave way to a new one.") \
+    X(IDLE_GAVE_WAY, "idle-gave-way", 0, INFO, "The idle connection gave way to a newer one of the same device.") \
     X(INTERNAL, "internal", 500, ERROR, "The gateway made a mistake.")
 /* clang-format on */
 

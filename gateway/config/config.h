@@ -165,6 +165,15 @@ struct config {
     } http;
 
     struct {
+        size_t handshakes;         /* TLS handshakes in flight */
+        size_t source_handshakes;  /* of one source address */
+        size_t source_connections; /* of one source address */
+        size_t source_prefix_v4;   /* how many bits of an address make a source */
+        size_t source_prefix_v6;
+        size_t device_connections; /* of one admitted device */
+    } limits;
+
+    struct {
         size_t sessions; /* TLS sessions remembered for resumption; 0: none */
         int64_t session_lifetime_ms;
         size_t chain_depth;

@@ -227,6 +227,21 @@ static const struct setting http_rows[] = {
      .help = "how much is buffered, a connection and direction"},
 };
 
+static const struct setting limits_rows[] = {
+    {COUNT("handshakes", limits.handshakes, "4096", 1, 10000000),
+     .help = "how many TLS handshakes may be in flight"},
+    {COUNT("source_handshakes", limits.source_handshakes, "1024", 1, 10000000),
+     .help = "how many TLS handshakes of one source address may be in flight"},
+    {COUNT("source_connections", limits.source_connections, "20000", 1, 10000000),
+     .help = "how many connections one source address may have"},
+    {COUNT("source_prefix_v4", limits.source_prefix_v4, "32", 8, 32),
+     .help = "how many bits of an IPv4 address make a source"},
+    {COUNT("source_prefix_v6", limits.source_prefix_v6, "64", 16, 128),
+     .help = "how many bits of an IPv6 address make a source"},
+    {COUNT("device_connections", limits.device_connections, "64", 1, 1000000),
+     .help = "how many connections an admitted device may have"},
+};
+
 static const struct setting tls_rows[] = {
     {COUNT("sessions", tls.sessions, "20000", 0, 1000000),
      .help = "how many TLS sessions are remembered for resumption; 0: none"},
@@ -351,6 +366,7 @@ static const struct setting root_rows[] = {
     {MAP("store", store_rows), .help = "where devices are recorded"},
     {MAP("rotation", rotation_rows), .help = "who is admitted, and how keys are rotated"},
     {MAP("http", http_rows), .help = "limits of requests"},
+    {MAP("limits", limits_rows), .help = "what one client may take from the others"},
     {MAP("tls", tls_rows), .help = "limits of TLS"},
     {MAP("operator", operator_rows), .help = "the operators' interface"},
     {LIST("listeners", listeners, n_listeners, config_listener, listener_rows),

@@ -125,7 +125,6 @@ static void worker_obey_reload(struct worker *worker, struct snapshot *snapshot)
     struct generation *before = worker->generation;
 
     worker->generation = generation_new(worker, snapshot);
-    worker->connections_max = snapshot->config->max_connections / snapshot->config->workers + 1;
     generation_unref(&before);
     connections_recheck(worker, snapshot);
 }
@@ -250,11 +249,12 @@ static struct worker *worker_new(struct worker_group *group, unsigned index,
     worker->scratch = mem_array(1, WORKER_SCRATCH_SIZE);
     worker->random.used = sizeof(worker->random.bytes);
     list_init(&worker->connections);
+    list_init(&worker->handshakes);
     list_init(&worker->closed);
     list_init(&worker->listeners);
     list_init(&worker->leases);
     worker->index_by_device = connection_index_new();
-    worker->connections_max = config->max_connections / config->workers + 1;
+    worker->budget = group->budget;
     (void)pthread_mutex_init(&worker->lock, NULL);
     worker_init_events(worker);
     worker->generation = generation_new(worker, snapshot_ref(snapshot));
@@ -346,6 +346,7 @@ struct worker_group *worker_group_new(struct snapshot *snapshot, const char *sto
 
     group->n = config->workers;
     group->store_socket = store_socket;
+    group->budget = budget_new(config->max_connections);
     group->stats = mem_array(group->n, sizeof(*group->stats));
     group->workers = mem_array(group->n, sizeof(struct worker *));
     for (size_t i = 0; i < group->n; i++)
@@ -421,6 +422,7 @@ void worker_group_free(struct worker_group **group_at)
     for (size_t i = 0; i < group->n; i++)
         worker_free(group->workers[i]);
     mem_free(group->workers);
+    budget_free(&group->budget);
     mem_free(group->stats);
     mem_free(group);
 }

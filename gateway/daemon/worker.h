@@ -2,7 +2,8 @@
 /* One thread that serves: an event loop, its listening sockets, its Redis links, its backend pools,
  * its connections.
  *
- * Workers share nothing that changes on the way of a request. The struct is open, for everything
+ * Workers share nothing that changes on the way of a request (the budget of connections changes
+ * when one is accepted, admitted or closed). The struct is open, for everything
  * that runs on the worker's thread - connections, exchanges, services - which may read it all; only
  * worker.c writes what is not said otherwise. */
 #pragma once
@@ -11,6 +12,7 @@
 #include <pthread.h>
 
 #include "gateway/base/list.h"
+#include "gateway/budget.h"
 #include "gateway/daemon/snapshot.h"
 #include "gateway/daemon/stats.h"
 #include "gateway/peer_log.h"
@@ -48,11 +50,12 @@ struct worker {
     struct random_stock random;
     struct peer_log peer_log;
     struct list connections; /* connection.c: every connection that is not closed */
+    struct list handshakes;  /* connection.c: those in it, by their last sign of life */
     struct list closed;      /* connection.c: closed ones, freed at the end of the turn */
     struct event *sweep;     /* owned: frees `closed` */
     struct connection_index *index_by_device; /* owned */
-    size_t connections_max;
-    size_t n_connections; /* connection.c */
+    struct budget *budget;                    /* borrowed from the group: shared by all */
+    size_t n_connections;                     /* connection.c */
     bool draining;
     /* private to worker.c */
     struct list listeners;
@@ -72,7 +75,8 @@ struct worker {
 struct worker_group {
     struct worker **workers; /* owned */
     size_t n;
-    struct stats *stats; /* owned array, one a worker */
+    struct stats *stats;   /* owned array, one a worker */
+    struct budget *budget; /* owned */
     const char *store_socket;
 };
 

@@ -103,6 +103,10 @@ char *metrics_format(const struct worker_group *group)
                   "gauge\ndgw_ready %d\n",
                   metrics_is_ready(group));
     (void)fprintf(out,
+                  "# HELP dgw_handshakes_in_flight TLS handshakes in flight now.\n# TYPE "
+                  "dgw_handshakes_in_flight gauge\ndgw_handshakes_in_flight %zu\n",
+                  budget_handshakes(group->budget));
+    (void)fprintf(out,
                   "# HELP dgw_log_lines_lost_total Log lines that stderr did not take.\n# TYPE "
                   "dgw_log_lines_lost_total counter\ndgw_log_lines_lost_total %" PRIu64 "\n",
                   log_lost());

@@ -76,11 +76,14 @@ class Connection:
         session: Optional[ssl.SSLSession] = None,
         deadline: float = DEADLINE,
         receive_buffer: int = 0,
+        source: str = "",
     ):
         self.deadline = deadline
         self.sock = socket.socket()
         if receive_buffer:  # before connect(), or the window is already open
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source:  # another address of the loopback network
+            self.sock.bind((source, 0))
         self.sock.settimeout(deadline)
         self.sock.connect(address)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
