@@ -12,6 +12,7 @@
 #include "gateway/tls/client_hello.h"
 #include "gateway/tls/digest.h"
 #include "gateway/tls/handshake.h"
+#include "gateway/tls/library.h"
 #include "gateway/tls/openssl_error.h"
 #include "gateway/tls/pem_file.h"
 #include "gateway/tls/server_private.h"
@@ -198,7 +199,7 @@ static bool server_load_trust(struct tls_server *server, const struct config *co
 static bool server_build(struct tls_server *server, const struct config *config,
                          const struct config_listener *listener, struct sentence error)
 {
-    server->context = SSL_CTX_new(TLS_server_method());
+    server->context = SSL_CTX_new_ex(library_context(), NULL, TLS_server_method());
     if (server->context == NULL) {
         sentence_write(error, "OpenSSL cannot make a TLS context");
         return false;

@@ -20,13 +20,28 @@
         }                                                                                          \
     } while (0)
 
+static EVP_PKEY *new_rsa_pss_key(void)
+{
+    EVP_PKEY_CTX *context = EVP_PKEY_CTX_new_from_name(NULL, "RSA-PSS", NULL);
+    EVP_PKEY *key = NULL;
+
+    ENSURE(context != NULL && EVP_PKEY_keygen_init(context) == 1);
+    ENSURE(EVP_PKEY_CTX_set_rsa_keygen_bits(context, 2048) == 1);
+    ENSURE(EVP_PKEY_generate(context, &key) == 1);
+    EVP_PKEY_CTX_free(context);
+    return key;
+}
+
 EVP_PKEY *pki_new_key(const char *kind)
 {
     EVP_PKEY *key;
 
-    if (strncmp(kind, "RSA-", 4) == 0)
+    if (strcmp(kind, "RSA-PSS") == 0)
+        key = new_rsa_pss_key();
+    else if (strncmp(kind, "RSA-", 4) == 0)
         key = EVP_RSA_gen((unsigned int)strtoul(kind + 4, NULL, 10));
-    else if (strcmp(kind, "ED25519") == 0 || strcmp(kind, "X25519") == 0)
+    else if (strcmp(kind, "ED25519") == 0 || strcmp(kind, "ED448") == 0 ||
+             strcmp(kind, "X25519") == 0)
         key = EVP_PKEY_Q_keygen(NULL, NULL, kind);
     else
         key = EVP_EC_gen(kind);

@@ -12,6 +12,7 @@
 #include <openssl/err.h>
 
 #include "gateway/base/macros.h"
+#include "gateway/tls/library.h"
 #include "tls_fixture.h"
 
 struct trust_case {
@@ -222,6 +223,54 @@ static void certificates_get_in_or_are_refused_with_the_right_alert(void **state
         check_trust_case(&trust_cases[i], TLS1_2_VERSION);
         check_trust_case(&trust_cases[i], TLS1_3_VERSION);
     }
+}
+
+struct key_case {
+    const char *kind;
+    enum peer_identity identity;
+};
+
+static const struct key_case key_cases[] = {
+    {"P-256", PEER_IDENTIFIED},        {"P-384", PEER_IDENTIFIED},
+    {"P-521", PEER_IDENTIFIED},        {"ED25519", PEER_IDENTIFIED},
+    {"RSA-2048", PEER_IDENTIFIED},     {"RSA-3072", PEER_IDENTIFIED},
+    {"RSA-PSS", PEER_KEY_NOT_ALLOWED}, {"ED448", PEER_KEY_NOT_ALLOWED},
+};
+
+static void check_key_case(const struct key_case *expected, struct tls_server *server, int version)
+{
+    struct pki device = pki_mint(&(struct pki_recipe){
+        .issuer = &pki.issuing,
+        .cn = "keyed",
+        .key = expected->kind,
+        .extensions = {{"keyUsage", "critical,digitalSignature"}},
+    });
+    struct client client;
+    struct link link;
+
+    print_message("%s\n", expected->kind);
+    client_init(&client, version, &device);
+    link_connect(&link, server, &client, NULL);
+    assert_string_equal(stream_error(link.stream), "");
+    assert_int_equal(link.result, STREAM_DONE);
+    assert_int_equal(stream_peer(link.stream)->identity, expected->identity);
+    link_close(&link);
+    client_deinit(&client);
+    pki_free(&device);
+}
+
+/* library.h leaves out what handshakes do not need; a key that is not allowed is still told by HTTP
+ * and not by an alert. */
+static void every_kind_of_key_gets_its_answer(void **state)
+{
+    struct tls_server *server = usual_server();
+
+    assert_non_null(library_context());
+    for (size_t i = 0; i < ARRAY_SIZE(key_cases); i++) {
+        check_key_case(&key_cases[i], server, TLS1_2_VERSION);
+        check_key_case(&key_cases[i], server, TLS1_3_VERSION);
+    }
+    tls_server_unref(&server);
 }
 
 static void issuing_cas_are_announced_or_none(void **state)
@@ -508,6 +557,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(certificates_get_in_or_are_refused_with_the_right_alert),
+        cmocka_unit_test(every_kind_of_key_gets_its_answer),
         cmocka_unit_test(issuing_cas_are_announced_or_none),
         cmocka_unit_test(operators_are_verified_by_their_own_bundle),
         cmocka_unit_test(old_versions_and_plain_http_are_refused),
