@@ -331,11 +331,12 @@ static enum upstream_read exchange_read_upstream(struct exchange *ex, size_t max
 
 static void exchange_broken_by_upstream(struct exchange *ex)
 {
-    const struct upstream_failure failure = *upstream_failure(ex->upstream);
+    const struct upstream_failure *failure = upstream_failure(ex->upstream);
+    enum reason reason = failure->reason;
 
-    exchange_log_backend(ex, failure.reason, failure.text);
+    exchange_log_backend(ex, failure);
     upstream_abort(&ex->upstream);
-    exchange_break(ex, failure.reason);
+    exchange_break(ex, reason);
 }
 
 /* True when it moved something. */

@@ -44,26 +44,25 @@ static void on_upstream_readable(void *arg)
     exchange_wake(ex);
 }
 
-void exchange_log_backend(const struct exchange *ex, enum reason reason, const char *text)
+void exchange_log_backend(const struct exchange *ex, const struct upstream_failure *failure)
 {
-    if (!peer_log_pass(ex->env->worker, PEER_LOG_BACKEND, reason, LOG_WARNING))
+    if (!peer_log_pass(ex->env->worker, PEER_LOG_BACKEND, failure->reason, LOG_WARNING))
         return;
     log_write(LOG_WARNING, "backend failed", LOG_STR("request_id", ex->request_id),
-              LOG_STR("backend", ex->match.route->backend), LOG_STR("reason", reason_wire(reason)),
-              LOG_STR("detail", text));
+              LOG_STR("backend", ex->match.route->backend), LOG_STR("server", failure->server),
+              LOG_STR("reason", reason_wire(failure->reason)), LOG_STR("detail", failure->text));
 }
 
-static void on_upstream_failed(enum upstream_result result, enum reason reason, const char *text,
-                               void *arg)
+static void on_upstream_failed(const struct upstream_failure *failure, void *arg)
 {
     struct exchange *ex = arg;
 
-    exchange_log_backend(ex, reason, text);
+    exchange_log_backend(ex, failure);
     ex->upstream = NULL;
     /* What went out may still take effect: only a write that reached nobody gives its lease back.
      */
-    exchange_end_lease(ex, result == UPSTREAM_REFUSED);
-    exchange_refuse(ex, reason, NULL);
+    exchange_end_lease(ex, failure->result == UPSTREAM_REFUSED);
+    exchange_refuse(ex, failure->reason, NULL);
     exchange_wake(ex);
 }
 

@@ -126,4 +126,4 @@ void exchange_claim_write(struct exchange *ex);
  * lease. */
 void exchange_end_lease(struct exchange *ex, bool release);
 /* The backend let the exchange down: one line. */
-void exchange_log_backend(const struct exchange *ex, enum reason reason, const char *text);
+void exchange_log_backend(const struct exchange *ex, const struct upstream_failure *failure);

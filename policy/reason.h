@@ -90,7 +90,8 @@
     X(METHOD_NOT_ALLOWED, "method-not-allowed", 405, INFO, "The route does not take this method.") \
     X(DEVICE_NAME_INVALID, "device-name-invalid", 400, INFO, "The path does not name a device.") \
     /* backends */ \
-    X(BACKEND_UNAVAILABLE, "backend-unavailable", 502, WARNING, "No server of the backend could be reached.") \
+    X(BACKEND_UNAVAILABLE, "backend-unavailable", 503, WARNING, "No server of the backend could be reached.") \
+    X(BACKEND_CONNECT_TIMEOUT, "backend-connect-timeout", 504, WARNING, "No server of the backend took a connection in time.") \
     X(BACKEND_BROKEN, "backend-broken", 502, WARNING, "The backend broke off its answer.") \
     X(BACKEND_INVALID, "backend-invalid", 502, WARNING, "The backend's answer is not valid HTTP.") \
     X(BACKEND_TIMEOUT, "backend-timeout", 504, WARNING, "The backend did not answer in time.") \

@@ -279,6 +279,8 @@ static void check_backend(struct checker *checker, size_t i)
     if (backends[i].keepalive_connections > backends[i].max_connections)
         check_error(checker, BACKEND(i, "keepalive_connections"),
                     "must not be greater than max_connections");
+    if (backends[i].ejection_base_ms > backends[i].ejection_max_ms)
+        check_error(checker, BACKEND(i, "ejection"), "`base` must not be longer than `max`");
     for (size_t k = 0; k < i; k++) {
         if (backends[k].name != NULL && strcmp(backends[i].name, backends[k].name) == 0)
             check_error(checker, BACKEND(i, "name"), "backends[%zu] has the same name", k);

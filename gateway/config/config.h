@@ -50,6 +50,13 @@ enum config_lock {
                            lasts */
 };
 
+/* What a backend's server does wrong, the more innocent first: the order of enum server_fault. */
+enum config_ejection_on {
+    CONFIG_EJECTION_ON_CONNECT, /* it cannot be connected to */
+    CONFIG_EJECTION_ON_TIMEOUT, /* the above, or it does not answer in time */
+    CONFIG_EJECTION_ON_BROKEN,  /* the above, or its answer breaks off or is not valid */
+};
+
 enum config_address_type {
     CONFIG_ADDRESS_TCP,
     CONFIG_ADDRESS_UNIX,
@@ -94,7 +101,11 @@ struct config_backend {
     int64_t keepalive_timeout_ms; /* how long an unused connection is kept */
     size_t keepalive_connections; /* unused ones, a worker */
     size_t max_connections;       /* in all, a worker */
-    const char *host;             /* the Host to send; NULL: the request's own */
+    size_t ejection_failures;     /* in a row; 0: never */
+    enum config_ejection_on ejection_on;
+    int64_t ejection_base_ms;
+    int64_t ejection_max_ms;
+    const char *host; /* the Host to send; NULL: the request's own */
 };
 
 struct config_route {

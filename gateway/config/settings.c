@@ -116,6 +116,13 @@ static const struct setting_choice config_lock_choices[] = {
     {NULL, 0},
 };
 
+static const struct setting_choice config_ejection_on_choices[] = {
+    {"connect", CONFIG_EJECTION_ON_CONNECT},
+    {"timeout", CONFIG_EJECTION_ON_TIMEOUT},
+    {"broken", CONFIG_EJECTION_ON_BROKEN},
+    {NULL, 0},
+};
+
 /* A row is easier to read when its help stands alone. */
 /* clang-format off */
 
@@ -300,6 +307,17 @@ static const struct setting device_ca_rows[] = {
 #undef BASE
 
 #define BASE struct config_backend
+static const struct setting ejection_rows[] = {
+    {COUNT("failures", ejection_failures, "3", 0, 1000),
+     .help = "how many failures in a row eject a server; 0: none do"},
+    {CHOICE("on", ejection_on, config_ejection_on, "broken"),
+     .help = "which failures count"},
+    {DURATION("base", ejection_base_ms, "1s", 10, HOUR),
+     .help = "how long a server is left alone at first"},
+    {DURATION("max", ejection_max_ms, "60s", 10, DAY),
+     .help = "how long a server is left alone at most"},
+};
+
 static const struct setting backend_rows[] = {
     {STRING("name", name), .check = value_check_name, .required = true,
      .help = "its name in routes and logs"},
@@ -319,6 +337,8 @@ static const struct setting backend_rows[] = {
      .help = "how many connections a worker makes"},
     {STRING("host", host), .check = value_check_authority,
      .help = "the Host field to send instead of the request's own"},
+    {MAP("ejection", ejection_rows),
+     .help = "when a server that fails is left alone"},
 };
 #undef BASE
 

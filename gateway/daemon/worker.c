@@ -43,6 +43,8 @@ static struct generation *generation_new(struct worker *worker, struct snapshot 
             .base = worker->base,
             .config = config,
             .backend = &config->backends[i],
+            .counts = worker->group->upstream_counts,
+            .worker = worker->index,
             .scratch = worker->scratch,
             .scratch_size = WORKER_SCRATCH_SIZE,
         };
@@ -69,6 +71,19 @@ void generation_unref(struct generation **generation_at)
     mem_free(generation->pools);
     snapshot_unref(&generation->snapshot);
     mem_free(generation);
+}
+
+/* What was learned of backends that both have. */
+static void generation_inherit(struct generation *generation, const struct generation *before)
+{
+    const struct config *now = generation->snapshot->config, *old = before->snapshot->config;
+
+    for (size_t i = 0; i < now->n_backends; i++) {
+        for (size_t k = 0; k < old->n_backends; k++) {
+            if (strcmp(now->backends[i].name, old->backends[k].name) == 0)
+                upstream_pool_inherit(generation->pools[i], before->pools[k]);
+        }
+    }
 }
 
 /* --- the worker's own thread ------------------------------------------------------------------ */
@@ -125,6 +140,7 @@ static void worker_obey_reload(struct worker *worker, struct snapshot *snapshot)
     struct generation *before = worker->generation;
 
     worker->generation = generation_new(worker, snapshot);
+    generation_inherit(worker->generation, before);
     generation_unref(&before);
     connections_recheck(worker, snapshot);
 }
@@ -348,6 +364,7 @@ struct worker_group *worker_group_new(struct snapshot *snapshot, const char *sto
     group->store_socket = store_socket;
     group->budget = budget_new(config->max_connections);
     group->stats = mem_array(group->n, sizeof(*group->stats));
+    group->upstream_counts = upstream_counts_new(group->n);
     group->workers = mem_array(group->n, sizeof(struct worker *));
     for (size_t i = 0; i < group->n; i++)
         group->workers[i] = worker_new(group, (unsigned)i, snapshot);
@@ -421,6 +438,7 @@ void worker_group_free(struct worker_group **group_at)
     *group_at = NULL;
     for (size_t i = 0; i < group->n; i++)
         worker_free(group->workers[i]);
+    upstream_counts_free(&group->upstream_counts);
     mem_free(group->workers);
     budget_free(&group->budget);
     mem_free(group->stats);

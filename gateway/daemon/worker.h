@@ -17,6 +17,7 @@
 #include "gateway/daemon/stats.h"
 #include "gateway/peer_log.h"
 #include "gateway/store/store.h"
+#include "gateway/upstream/counts.h"
 #include "gateway/upstream/upstream.h"
 
 enum { WORKER_SCRATCH_SIZE = 256 * 1024 };
@@ -75,8 +76,9 @@ struct worker {
 struct worker_group {
     struct worker **workers; /* owned */
     size_t n;
-    struct stats *stats;   /* owned array, one a worker */
-    struct budget *budget; /* owned */
+    struct stats *stats;                     /* owned array, one a worker */
+    struct budget *budget;                   /* owned */
+    struct upstream_counts *upstream_counts; /* owned */
     const char *store_socket;
 };
 

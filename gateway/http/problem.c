@@ -3,7 +3,9 @@
 
 #include <stdio.h>
 
-enum { PROBLEM_DETAIL_MAX = 512 };
+#include "gateway/base/encode.h"
+
+enum { PROBLEM_DETAIL_MAX = 512, BACKEND_RETRY_AFTER_MAX = 5 };
 
 /* As the inside of a JSON string, ASCII only; stops before it would exceed `size`. */
 static void problem_escape(const char *text, char *out, size_t size)
@@ -46,5 +48,8 @@ int problem_retry_after(enum reason reason)
 {
     if (reason == REASON_CONFIG_LOCKED)
         return 5;
+    /* All who were turned away should not come back in the same moment. */
+    if (reason == REASON_BACKEND_UNAVAILABLE || reason == REASON_BACKEND_BUSY)
+        return 1 + (int)random_below(BACKEND_RETRY_AFTER_MAX);
     return reason_status(reason) == 503 ? 1 : 0;
 }

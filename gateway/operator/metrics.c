@@ -110,6 +110,7 @@ char *metrics_format(const struct worker_group *group)
                   "# HELP dgw_log_lines_lost_total Log lines that stderr did not take.\n# TYPE "
                   "dgw_log_lines_lost_total counter\ndgw_log_lines_lost_total %" PRIu64 "\n",
                   log_lost());
+    metrics_print_backends(group->upstream_counts, out);
     if (fclose(out) != 0)
         abort();
     return text;

@@ -7,11 +7,8 @@
 #include <unistd.h>
 
 #include "gateway/base/clock.h"
-#include "gateway/base/encode.h"
 #include "gateway/base/mem.h"
 
-/* How long a server that could not be reached comes last. */
-enum { AVOID_MS = 2000 };
 /* Of a response's head. */
 enum { RESPONSE_HEAD_MAX = 64 * 1024, RESPONSE_FIELDS_MAX = 200 };
 
@@ -40,6 +37,7 @@ void pool_conn_close(struct pool_conn **conn_at)
         conn->pool->n_kept--;
     }
     conn->pool->n_conns--;
+    stat_add(&conn->pool->row->connections, (uint64_t)-1);
     pool_conn_unref(conn);
 }
 
@@ -166,11 +164,18 @@ struct upstream_pool *upstream_pool_new(const struct upstream_pool_params *param
     pool->params = *params;
     pool->refs = 1;
     list_init(&pool->kept);
-    servers_init(&pool->servers, params->backend);
-    /* Several workers should not all begin with the same server. */
-    pool->next_server = pool->servers.n > 0 ? random_below((uint32_t)pool->servers.n) : 0;
+    pool->row = upstream_counts_backend(params->counts, params->worker, params->backend->name);
+    stat_add(&pool->row->pools, 1);
+    servers_init(&pool->servers, &(struct servers_params){.backend = params->backend,
+                                                          .counts = params->counts,
+                                                          .worker = params->worker});
     event_assign(&pool->expiry, params->base, -1, 0, pool_on_expiry, pool);
     return pool;
+}
+
+void upstream_pool_inherit(struct upstream_pool *pool, const struct upstream_pool *before)
+{
+    servers_inherit(&pool->servers, &before->servers);
 }
 
 void pool_ref(struct upstream_pool *pool)
@@ -186,6 +191,7 @@ void pool_unref(struct upstream_pool *pool)
     assert(pool->n_conns == 0);
     event_del(&pool->expiry);
     servers_deinit(&pool->servers);
+    stat_add(&pool->row->pools, (uint64_t)-1);
     mem_free(pool);
 }
 
@@ -206,37 +212,6 @@ void upstream_pool_unref(struct upstream_pool **pool_at)
 size_t upstream_pool_connections(const struct upstream_pool *pool)
 {
     return pool->n_conns;
-}
-
-size_t pool_server_index(const struct upstream_pool *pool, const struct server *server)
-{
-    return (size_t)(server - pool->servers.all);
-}
-
-struct server *pool_pick(struct upstream_pool *pool, uint64_t tried)
-{
-    struct server *second_choice = NULL;
-    size_t n = pool->servers.n;
-    int64_t now = clock_monotonic_ms();
-
-    for (size_t i = 0; i < n; i++) {
-        size_t at = (pool->next_server + i) % n;
-        struct server *server = &pool->servers.all[at];
-        if (tried & UINT64_C(1) << at)
-            continue;
-        if (server->avoid_until_ms <= now) {
-            pool->next_server = (at + 1) % n;
-            return server;
-        }
-        if (second_choice == NULL)
-            second_choice = server;
-    }
-    return second_choice;
-}
-
-void pool_avoid(struct upstream_pool *pool, struct server *server)
-{
-    server->avoid_until_ms = clock_monotonic_ms() + AVOID_MS;
 }
 
 static struct pool_conn *pool_find_kept(struct upstream_pool *pool, const struct server *server)
@@ -293,6 +268,7 @@ static struct pool_conn *pool_conn_new(struct upstream_pool *pool, struct server
                  conn);
     event_assign(&conn->writable, pool->params.base, fd, EV_WRITE, pool_conn_on_event, conn);
     pool->n_conns++;
+    stat_add(&pool->row->connections, 1);
     return conn;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The connections of one backend: which server comes next, what is kept, what is in use. For
- * upstream.c and response.c alone.
+/* The connections of one backend: what is kept, what is in use. For upstream.c and response.c
+ * alone; which server comes next is decided in server.h.
  *
  *              pool_connect()             pool_keep()
  *      (none) ────────────────▶ in use ────────────────▶ kept
@@ -27,8 +27,8 @@
 struct upstream_pool {
     struct upstream_pool_params params;
     struct servers servers;
-    size_t next_server;
-    struct list kept; /* struct pool_conn, most recently used first */
+    struct backend_row *row; /* borrowed from the counts */
+    struct list kept;        /* struct pool_conn, most recently used first */
     size_t n_kept;
     size_t n_conns; /* in use and kept */
     struct event expiry;
@@ -59,12 +59,6 @@ struct pool_conn {
 
 void pool_ref(struct upstream_pool *pool);
 void pool_unref(struct upstream_pool *pool);
-
-/* The next server in turn that is not in the set `tried`, those that can be avoided last; NULL when
- * there is none left. */
-struct server *pool_pick(struct upstream_pool *pool, uint64_t tried);
-size_t pool_server_index(const struct upstream_pool *pool, const struct server *server);
-void pool_avoid(struct upstream_pool *pool, struct server *server);
 
 /* A kept connection to `server` that was alive a moment ago; NULL when there is none. Reads from
  * now on. */

@@ -54,14 +54,19 @@ struct upstream {
     bool closed; /* the handle is gone: nobody is called any more */
 
     /* where it goes */
-    struct server *server;    /* borrowed from the pool; NULL before one was chosen */
-    struct pool_conn *conn;   /* owned while the exchange lasts; NULL while there is none */
-    uint64_t tried;           /* servers that were connected to */
+    struct server *server;  /* borrowed from the pool; NULL before one was chosen, and at the end */
+    bool trial;             /* it is that server's trial */
+    struct pool_conn *conn; /* owned while the exchange lasts; NULL while there is none */
+    uint64_t tried;         /* servers that were connected to */
     int64_t connect_until_ms; /* no attempt begins after this, and none lasts longer */
     int64_t attempt_until_ms; /* this one's share */
     struct event kick;        /* runs what a call has put off */
     struct event timer;
-    bool fresh_only; /* a kept connection has let us down: take no other */
+    int64_t started_us;
+    int64_t attempt_us;   /* when this one began */
+    bool fresh_only;      /* a kept connection has let us down: take no other */
+    bool attempt_expired; /* the last one failed because its time was over */
+    bool blameless;       /* what failed is not the server's fault */
 
     /* the request */
     enum request_state request;
@@ -96,6 +101,7 @@ struct upstream {
     bool failing;     /* `failure` waits for the kick to tell it */
     struct upstream_failure failure;
     char failure_text[160];
+    char failure_server[128];
 };
 
 void upstream_set_request_state(struct upstream *upstream, enum request_state state);

@@ -80,6 +80,8 @@ static void response_final(struct upstream *upstream, const struct http_head *he
     bool surplus = upstream->complete && !buf_is_empty(&upstream->in);
     upstream->may_keep = head->keep_alive && head->framing != HTTP_FRAMING_EOF && !surplus;
     upstream->awaiting = true;
+    server_answered(&upstream->pool->servers, upstream->server, upstream->trial);
+    histogram_observe(&upstream->pool->row->response, clock_monotonic_us() - upstream->started_us);
     upstream_set_response_state(upstream, RESPONSE_BODY);
     upstream->handlers.on_head(head, upstream->arg);
     /* The caller may have read already, even up to the end. Otherwise what is here by now would be
@@ -128,7 +130,7 @@ static void response_read_heads(struct upstream *upstream)
     char *room = buf_reserve(&upstream->in, &size);
 
     if (room == NULL) {
-        upstream_fail(upstream, REASON_BACKEND_BROKEN, "no memory for the answer", "");
+        upstream_fail(upstream, REASON_BACKEND_UNAVAILABLE, "no memory for the answer", "");
         return;
     }
     switch (pool_conn_read(upstream->conn, room, size, &len)) {
@@ -267,6 +269,7 @@ enum upstream_read upstream_read_body(struct upstream *upstream, struct buf *sin
         return UPSTREAM_READ_FAILED;
     if (!upstream->complete)
         return response_await(upstream, was_awaiting);
+    server_completed(upstream->server);
     upstream_set_response_state(upstream, RESPONSE_DONE);
     return UPSTREAM_READ_DONE;
 }

@@ -131,6 +131,13 @@ static void upstream_drop_conn(struct upstream *upstream)
         pool_conn_close(&upstream->conn);
 }
 
+static void upstream_leave_server(struct upstream *upstream)
+{
+    if (upstream->server != NULL)
+        server_leave(upstream->server, upstream->trial);
+    upstream->server = NULL;
+}
+
 /* Runs once, in three situations: finished, aborted, failed. Afterwards nothing of it runs; the
  * memory stays as long as one of our frames needs it. */
 static void upstream_close(struct upstream *upstream)
@@ -140,6 +147,7 @@ static void upstream_close(struct upstream *upstream)
     event_del(&upstream->kick);
     event_del(&upstream->timer);
     upstream_drop_conn(upstream);
+    upstream_leave_server(upstream);
     buf_release(&upstream->out);
     buf_release(&upstream->in);
     mem_free(upstream->head);
@@ -147,16 +155,34 @@ static void upstream_close(struct upstream *upstream)
     upstream_release(upstream);
 }
 
+/* What a failure of the exchange says about its server. */
+static void upstream_blame(struct upstream *upstream, enum reason reason)
+{
+    enum server_fault fault =
+        reason == REASON_BACKEND_TIMEOUT ? SERVER_FAULT_TIMEOUT : SERVER_FAULT_BROKEN;
+
+    if (upstream->server == NULL || upstream->blameless ||
+        (reason != REASON_BACKEND_TIMEOUT && reason != REASON_BACKEND_BROKEN &&
+         reason != REASON_BACKEND_INVALID))
+        return;
+    server_failed(&upstream->pool->servers, upstream->server, fault, upstream->failure_text,
+                  clock_monotonic_ms());
+}
+
 void upstream_note_failure(struct upstream *upstream, enum reason reason, const char *what,
                            const char *why)
 {
     (void)snprintf(upstream->failure_text, sizeof(upstream->failure_text), "%s%s%s", what,
                    why[0] != '\0' ? ": " : "", why);
+    str_copy_cut(upstream->failure_server, sizeof(upstream->failure_server),
+                 str_c(upstream_server(upstream)));
     upstream->failure = (struct upstream_failure){
         .result = upstream->ever_touched ? UPSTREAM_BROKEN : UPSTREAM_REFUSED,
         .reason = reason,
         .text = upstream->failure_text,
+        .server = upstream->failure_server,
     };
+    upstream_blame(upstream, reason);
     upstream_set_response_state(upstream, RESPONSE_FAILED);
     upstream_drop_conn(upstream);
     event_del(&upstream->kick);
@@ -166,8 +192,7 @@ void upstream_note_failure(struct upstream *upstream, enum reason reason, const 
 static void upstream_tell_failure(struct upstream *upstream)
 {
     upstream_close(upstream);
-    upstream->handlers.on_failed(upstream->failure.result, upstream->failure.reason,
-                                 upstream->failure.text, upstream->arg);
+    upstream->handlers.on_failed(&upstream->failure, upstream->arg);
 }
 
 void upstream_fail(struct upstream *upstream, enum reason reason, const char *what, const char *why)
@@ -201,6 +226,9 @@ static void upstream_connected(struct upstream *upstream)
     upstream->touched = false;
     upstream->heard = false;
     upstream->head_sent = 0;
+    if (!upstream->conn->reused)
+        histogram_observe(&upstream->pool->row->connect,
+                          clock_monotonic_us() - upstream->attempt_us);
     if (upstream->is_head)
         http_parser_expect_no_body(upstream->conn->parser);
     upstream_set_request_state(upstream, REQUEST_SENDING);
@@ -218,24 +246,18 @@ static bool upstream_connect(struct upstream *upstream, int *out_error)
     int64_t share = (upstream->connect_until_ms - now) / (int64_t)upstream_servers_left(upstream);
 
     upstream->attempt_until_ms = now + (share > 1 ? share : 1);
-    switch (pool_connect(upstream->pool, upstream->server, upstream_on_io, upstream,
-                         &upstream->conn, out_error)) {
-    case CONNECT_DONE:
-        upstream->tried |= UINT64_C(1) << pool_server_index(upstream->pool, upstream->server);
-        upstream_connected(upstream);
-        return true;
-    case CONNECT_PENDING:
-        upstream->tried |= UINT64_C(1) << pool_server_index(upstream->pool, upstream->server);
-        return true;
-    case CONNECT_LATER:
+    upstream->attempt_us = clock_monotonic_us();
+    enum connect_result result = pool_connect(upstream->pool, upstream->server, upstream_on_io,
+                                              upstream, &upstream->conn, out_error);
+    if (result == CONNECT_LATER) {
         upstream->attempt_until_ms = upstream->connect_until_ms;
         event_add(&upstream->kick, &later);
         return true;
-    case CONNECT_FAILED:
-        break;
     }
-    upstream->tried |= UINT64_C(1) << pool_server_index(upstream->pool, upstream->server);
-    return false;
+    upstream->tried |= UINT64_C(1) << upstream->server->slot;
+    if (result == CONNECT_DONE)
+        upstream_connected(upstream);
+    return result != CONNECT_FAILED;
 }
 
 /* One attempt with upstream->server; false when it failed at once, and another server may be tried.
@@ -256,32 +278,53 @@ static bool upstream_attempt(struct upstream *upstream, int *out_error)
     return upstream_connect(upstream, out_error);
 }
 
+static void upstream_blame_connect(struct upstream *upstream, const char *why)
+{
+    server_failed(&upstream->pool->servers, upstream->server, SERVER_FAULT_CONNECT, why,
+                  clock_monotonic_ms());
+}
+
+/* Goes to the next server; false when there is none left. */
+static bool upstream_choose(struct upstream *upstream)
+{
+    int64_t now_ms = clock_monotonic_ms();
+
+    struct server *server = servers_choose(&upstream->pool->servers, upstream->tried, now_ms);
+
+    if (server == NULL)
+        return false;
+    upstream_leave_server(upstream);
+    upstream->server = server;
+    upstream->trial = server_enter(server, now_ms);
+    return true;
+}
+
 /* Goes on to the next server until one may work. `why` is the error of the one before. */
 static void upstream_try(struct upstream *upstream, const char *why)
 {
     int error = 0;
 
     while (clock_monotonic_ms() < upstream->connect_until_ms) {
-        struct server *server = pool_pick(upstream->pool, upstream->tried);
-        if (server == NULL)
+        if (!upstream_choose(upstream))
             break;
-        upstream->server = server;
         if (upstream_attempt(upstream, &error))
             return;
-        pool_avoid(upstream->pool, server);
         why = strerrordesc_np(error);
+        upstream->attempt_expired = false;
+        upstream_blame_connect(upstream, why);
     }
-    upstream_fail(upstream, REASON_BACKEND_UNAVAILABLE, "cannot connect",
-                  upstream->pool->servers.n > 0
-                      ? why
-                      : "the backend has no server that could be resolved");
+    upstream_fail(
+        upstream,
+        upstream->attempt_expired ? REASON_BACKEND_CONNECT_TIMEOUT : REASON_BACKEND_UNAVAILABLE,
+        "cannot connect",
+        upstream->pool->servers.n > 0 ? why : "the backend has no server that could be resolved");
 }
 
 static void upstream_connect_failed(struct upstream *upstream, const char *why)
 {
     pool_conn_close(&upstream->conn);
     event_del(&upstream->kick);
-    pool_avoid(upstream->pool, upstream->server);
+    upstream_blame_connect(upstream, why);
     upstream_try(upstream, why);
 }
 
@@ -290,10 +333,17 @@ void upstream_lost(struct upstream *upstream, const char *what, const char *why)
     bool harmless = !upstream->touched || (upstream->replayable && upstream->conn->reused);
     bool silent = !upstream->heard && upstream->interims == 0;
 
+    /* A server may close what it has kept for long enough. */
+    upstream->blameless = upstream->conn->reused && silent;
+
     if (!harmless || !silent || clock_monotonic_ms() >= upstream->connect_until_ms) {
         upstream_fail(upstream, REASON_BACKEND_BROKEN, what, why);
         return;
     }
+    if (!upstream->blameless)
+        server_failed(&upstream->pool->servers, upstream->server, SERVER_FAULT_BROKEN, why,
+                      clock_monotonic_ms());
+    upstream->blameless = false;
     upstream->fresh_only = upstream->fresh_only || upstream->conn->reused;
     pool_conn_close(&upstream->conn);
     upstream_set_request_state(upstream, REQUEST_WAITING);
@@ -413,10 +463,12 @@ static void upstream_on_connect_outcome(struct upstream *upstream)
 {
     int error = connect_outcome(upstream->conn->fd);
 
-    if (error != 0)
+    if (error != 0) {
+        upstream->attempt_expired = error == ETIMEDOUT;
         upstream_connect_failed(upstream, strerrordesc_np(error));
-    else
+    } else {
         upstream_connected(upstream);
+    }
 }
 
 static void upstream_on_io(short what, void *arg)
@@ -439,18 +491,20 @@ static void upstream_on_io(short what, void *arg)
 
 static void upstream_on_deadline(struct upstream *upstream)
 {
-    if (upstream->request == REQUEST_WAITING)
+    if (upstream->request == REQUEST_WAITING) {
+        upstream->attempt_expired = true;
         upstream_connect_failed(upstream, upstream->conn != NULL ? "it took too long"
                                                                  : "its queue stayed full");
-    else if (upstream->response == RESPONSE_BODY)
+    } else if (upstream->response == RESPONSE_BODY) {
         upstream_fail(upstream, REASON_BACKEND_TIMEOUT,
                       "nothing of the body came within idle_timeout", "");
-    else if (upstream->request == REQUEST_SENDING)
+    } else if (upstream->request == REQUEST_SENDING) {
         upstream_fail(upstream, REASON_BACKEND_TIMEOUT,
                       "nothing of the request was taken within idle_timeout", "");
-    else
+    } else {
         upstream_fail(upstream, REASON_BACKEND_TIMEOUT, "no answer came within response_timeout",
                       "");
+    }
 }
 
 static void upstream_on_timer(evutil_socket_t fd, short what, void *arg)
@@ -480,6 +534,7 @@ struct upstream *upstream_start(struct upstream_pool *pool, const struct upstrea
     upstream->handlers = *handlers;
     upstream->arg = arg;
     upstream->refs = 1;
+    upstream->started_us = clock_monotonic_us();
     upstream->framing = request->framing;
     upstream->body_left = request->content_length;
     upstream->is_head = request->is_head;
@@ -525,7 +580,8 @@ struct buf *upstream_body_begin(struct upstream *upstream, size_t *out_room)
     }
     /* Also makes room behind what is waiting: the buffer must not move inside a chunk. */
     if (buf_reserve(&upstream->out, &contiguous) == NULL) {
-        upstream_fail_later(upstream, REASON_BACKEND_BROKEN, "no memory for the request's body");
+        upstream_fail_later(upstream, REASON_BACKEND_UNAVAILABLE,
+                            "no memory for the request's body");
         return NULL;
     }
     upstream_begin_unsent(upstream);
@@ -567,7 +623,8 @@ void upstream_body_finish(struct upstream *upstream)
     upstream->finished = true;
     upstream_begin_unsent(upstream);
     if (upstream->framing == HTTP_FRAMING_CHUNKED && !http_chunk_last(&upstream->out))
-        upstream_fail_later(upstream, REASON_BACKEND_BROKEN, "no memory for the request's body");
+        upstream_fail_later(upstream, REASON_BACKEND_UNAVAILABLE,
+                            "no memory for the request's body");
     upstream_push(upstream);
 }
 

@@ -28,17 +28,22 @@
 
 struct upstream_pool;
 struct upstream;
+struct upstream_counts; /* counts.h */
 
-/* `config` and `base` are borrowed and outlive the pool. `scratch` is memory of the worker (shared
+/* `config`, `base` and `counts` are borrowed and outlive the pool. `worker` is the row in `counts`. `scratch` is memory of the worker (shared
  * by everything that runs in one turn of its loop) for reads. */
 struct upstream_pool_params {
     struct event_base *base;
     const struct config *config;
     const struct config_backend *backend;
+    struct upstream_counts *counts;
+    size_t worker;
     char *scratch;
     size_t scratch_size;
 };
 struct upstream_pool *upstream_pool_new(const struct upstream_pool_params *params) MUST_CHECK;
+/* What is known of the servers' fitness goes over to the pool that takes the place of `before`. */
+void upstream_pool_inherit(struct upstream_pool *pool, const struct upstream_pool *before);
 /* Exchanges in flight go on and keep the pool alive until they end; unused connections close now.
  * For reloads. */
 void upstream_pool_unref(struct upstream_pool **pool);
@@ -57,10 +62,28 @@ struct upstream_request {
     int64_t send_until_ms;
 };
 
+/* Failures before the response begins, and what clients are told (policy/reason.h). 503: nothing
+ * reached a backend, ask again. 502: something went out, and what came back is no answer. 504: it
+ * took too long.
+ *
+ *   backend-unavailable       503  every server refused, is unreachable, or has no address
+ *   backend-busy              503  all connections that there may be are in use
+ *   backend-connect-timeout   504  no server took a connection within connect_timeout
+ *   backend-broken            502  the answer broke off, before its head or inside it
+ *   backend-invalid           502  the answer is not HTTP
+ *   backend-timeout           504  no answer within response_timeout, or no bytes within idle_timeout
+ */
 enum upstream_result {
     UPSTREAM_DONE,    /* the whole response was delivered */
     UPSTREAM_REFUSED, /* nothing reached a backend */
     UPSTREAM_BROKEN,  /* failed after bytes went out; whether it took effect is unknown */
+};
+
+struct upstream_failure {
+    enum upstream_result result;
+    enum reason reason;
+    const char *text;   /* for the log */
+    const char *server; /* likewise; "" when none was chosen */
 };
 
 /* Callbacks never run from inside a call on this exchange but from the event loop. Each may call
@@ -74,9 +97,8 @@ struct upstream_handlers {
     /* Body bytes or the end are waiting: call upstream_read_body(). Not repeated until that was
      * called and said MORE. */
     void (*on_readable)(void *arg);
-    /* The exchange failed: at most once, nothing follows, the handle is gone. `text` is for the
-     * log. */
-    void (*on_failed)(enum upstream_result result, enum reason reason, const char *text, void *arg);
+    /* The exchange failed: at most once, nothing follows, the handle is gone. */
+    void (*on_failed)(const struct upstream_failure *failure, void *arg);
 };
 
 /* Never fails at once: failures come through on_failed. */
@@ -105,11 +127,6 @@ enum upstream_read upstream_read_body(struct upstream *upstream, struct buf *sin
                                       size_t max) MUST_CHECK;
 
 /* Why, after READ_FAILED; NULL otherwise. Lives as long as the handle. */
-struct upstream_failure {
-    enum upstream_result result;
-    enum reason reason;
-    const char *text; /* for the log */
-};
 const struct upstream_failure *upstream_failure(const struct upstream *upstream);
 
 /* After DONE: gives the connection back to the pool if both sides may keep it, else closes it.

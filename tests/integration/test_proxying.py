@@ -510,11 +510,13 @@ def test_an_early_answer_reaches_the_client_before_the_upload_ends(
         assert (response.status, response.body) == (413, b"too much")
 
 
-def test_no_backend_is_502(gateway: Gateway, backend: Backend, new_device: NewDevice) -> None:
+def test_no_backend_is_503(gateway: Gateway, backend: Backend, new_device: NewDevice) -> None:
     backend.stop()
     response = new_device().get("/")
-    assert (response.status, response.reason) == (502, "backend-unavailable")
-    assert gateway.log.wait("request", status=502)["reason"] == "backend-unavailable"
+    assert (response.status, response.reason) == (503, "backend-unavailable")
+    assert 1 <= int(response.header("Retry-After") or 0) <= 5
+    assert gateway.log.wait("request", status=503)["reason"] == "backend-unavailable"
+    assert gateway.log.wait("backend failed")["server"] == backend.address
 
 
 def test_a_backend_that_breaks_off_before_its_answer_is_502(

@@ -400,25 +400,27 @@ static void the_commented_defaults_of_the_example_are_the_defaults(void **state)
     assert_string_equal(dump, spelled_dump);
 }
 
-static bool is_mentioned(const struct node *map, const struct setting *row)
+/* In a map, or in any item of a list. */
+static const struct node *find_mention(const struct node *map, const struct setting *row)
 {
+    const struct node *found = NULL;
+
     if (map->type != NODE_LIST)
-        return node_find(map, str_c(row->key)) != NULL;
-    for (const struct node *item = map->first; item != NULL; item = item->next) {
-        if (node_find(item, str_c(row->key)) != NULL)
-            return true;
-    }
-    return false;
+        return node_find(map, str_c(row->key));
+    for (const struct node *item = map->first; item != NULL && found == NULL; item = item->next)
+        found = node_find(item, str_c(row->key));
+    return found;
 }
 
 static void assert_all_mentioned(const struct node *map, const struct setting *map_row)
 {
     for (size_t i = 0; i < map_row->n_rows; i++) {
         const struct setting *row = &map_row->rows[i];
-        if (!is_mentioned(map, row))
+        const struct node *mention = find_mention(map, row);
+        if (mention == NULL)
             fail_msg("conf/gateway.yaml does not mention %s.%s", map_row->key, row->key);
         if (row->n_rows > 0)
-            assert_all_mentioned(node_find(map, str_c(row->key)), row);
+            assert_all_mentioned(mention, row);
     }
 }
 

@@ -119,7 +119,7 @@ static void connecting_has_a_deadline(void **state)
     world_open(world);
     fill_queue(world, fake, waiting, ARRAY_SIZE(waiting));
     caller_run(waiting[3]);
-    assert_string_equal(waiting[3]->notes, "failed refused backend-unavailable");
+    assert_string_equal(waiting[3]->notes, "failed refused backend-connect-timeout");
     for (size_t i = 0; i < ARRAY_SIZE(waiting); i++)
         caller_free(waiting[i]);
     world_free(world);

@@ -55,6 +55,7 @@ struct world *world_new(void)
     struct world *world = mem_new(struct world);
 
     world->base = event_base_new();
+    world->counts = upstream_counts_new(1);
     world->config.http.buffer = 16 * 1024;
     world->backend = (struct config_backend){
         .name = "api",
@@ -112,6 +113,7 @@ void world_open(struct world *world)
         .base = world->base,
         .config = &world->config,
         .backend = &world->backend,
+        .counts = world->counts,
         .scratch = world->scratch,
         .scratch_size = sizeof(world->scratch),
     });
@@ -120,6 +122,7 @@ void world_open(struct world *world)
 void world_free(struct world *world)
 {
     upstream_pool_unref(&world->pool);
+    upstream_counts_free(&world->counts);
     for (size_t i = 0; i < BACKENDS_MAX; i++)
         fake_backend_free(&world->fakes[i]);
     event_base_free(world->base);
@@ -341,14 +344,14 @@ static void on_readable(void *arg)
         caller_read(caller);
 }
 
-static void on_failed(enum upstream_result result, enum reason reason, const char *text, void *arg)
+static void on_failed(const struct upstream_failure *failure, void *arg)
 {
     struct caller *caller = arg;
 
     assert_false(caller->over);
-    assert_true(strlen(text) > 0);
+    assert_true(strlen(failure->text) > 0);
     caller->upstream = NULL;
-    caller_note(caller, "failed %s %s", result_name(result), reason_wire(reason));
+    caller_note(caller, "failed %s %s", result_name(failure->result), reason_wire(failure->reason));
     caller_end(caller);
     (void)caller_trouble(caller, AT_FAILED);
     if (caller->next != NULL)

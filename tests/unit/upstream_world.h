@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "fake_backend.h"
+#include "gateway/upstream/counts.h"
 #include "gateway/upstream/upstream.h"
 
 #define GET          "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -31,6 +32,7 @@ struct world {
     struct config_backend backend;
     struct config_address servers[BACKENDS_MAX];
     struct fake_backend *fakes[BACKENDS_MAX];
+    struct upstream_counts *counts;
     struct upstream_pool *pool;
     char scratch[32 * 1024];
 };

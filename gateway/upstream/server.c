@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "gateway/upstream/server.h"
+
+#include <assert.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/un.h>
+
+#include "gateway/base/encode.h"
+#include "gateway/base/log.h"
+#include "gateway/base/mem.h"
+
+/* --- the list --------------------------------------------------------------------------------- */
+
+static void servers_warn(const struct servers *servers, const struct config_address *address,
+                         const char *error)
+{
+    log_write(LOG_WARNING, "a server of the backend is left out",
+              LOG_STR("backend", servers->backend->name), LOG_STR("server", address->host),
+              LOG_STR("error", error));
+}
+
+/* As the configuration spells it: what metrics call all addresses of a name. */
+static char *server_spelling(const struct config_address *address)
+{
+    bool is_ip6 = strchr(address->host, ':') != NULL;
+
+    if (address->type == CONFIG_ADDRESS_UNIX)
+        return mem_printf("unix:%s", address->host);
+    return mem_printf(is_ip6 ? "[%s]:%u" : "%s:%u", address->host, (unsigned)address->port);
+}
+
+static char *server_name_inet(const struct sockaddr *address, socklen_t address_len)
+{
+    char host[NI_MAXHOST], port[NI_MAXSERV];
+
+    if (getnameinfo(address, address_len, host, sizeof(host), port, sizeof(port),
+                    NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+        return mem_strdup("?");
+    return mem_printf(address->sa_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
+}
+
+/* Takes over `name`. */
+static void servers_add(struct servers *servers, const struct sockaddr *address,
+                        socklen_t address_len, char *name, struct server_row *row)
+{
+    struct server *server = mem_new(struct server);
+
+    assert(servers->n < SERVERS_MAX && address_len <= sizeof(server->address));
+    memcpy(&server->address, address, address_len);
+    server->address_len = address_len;
+    server->name = name;
+    server->row = row;
+    server->was_fit = true;
+    stat_add(&row->addresses, 1);
+    stat_add(&row->fit, 1);
+    server->slot = servers->n;
+    servers->all[servers->n++] = server;
+}
+
+static void servers_add_unix(struct servers *servers, const struct config_address *address,
+                             struct server_row *row)
+{
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+
+    if (!str_copy(un.sun_path, sizeof(un.sun_path), str_c(address->host)))
+        servers_warn(servers, address, "the path is too long for a Unix socket");
+    else
+        servers_add(servers, (const struct sockaddr *)&un, sizeof(un),
+                    mem_printf("unix:%s", address->host), row);
+}
+
+/* A numeric address must not wait for a resolver; so that is what is tried first. */
+static int servers_look_up(const struct config_address *address, struct addrinfo **out_found)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
+                             .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
+    char port[8];
+
+    (void)snprintf(port, sizeof(port), "%u", (unsigned)address->port);
+    int error = getaddrinfo(address->host, port, &hints, out_found);
+    if (error != EAI_NONAME)
+        return error;
+    hints.ai_flags = AI_NUMERICSERV;
+    return getaddrinfo(address->host, port, &hints, out_found);
+}
+
+static void servers_add_inet(struct servers *servers, const struct config_address *address,
+                             struct server_row *row)
+{
+    struct addrinfo *found = NULL;
+    int error = servers_look_up(address, &found);
+
+    if (error != 0) {
+        servers_warn(servers, address, gai_strerror(error));
+        return;
+    }
+    for (const struct addrinfo *each = found; each != NULL && servers->n < SERVERS_MAX;
+         each = each->ai_next)
+        servers_add(servers, each->ai_addr, each->ai_addrlen,
+                    server_name_inet(each->ai_addr, each->ai_addrlen), row);
+    freeaddrinfo(found);
+}
+
+void servers_init(struct servers *servers, const struct servers_params *params)
+{
+    const struct config_backend *backend = params->backend;
+
+    *servers = (struct servers){.backend = backend};
+    for (size_t i = 0; i < backend->n_servers; i++) {
+        const struct config_address *address = &backend->servers[i];
+        CLEANUP(mem_free_at) char *spelling = server_spelling(address);
+        struct server_row *row =
+            upstream_counts_server(params->counts, params->worker, backend->name, spelling);
+        if (servers->n == SERVERS_MAX)
+            servers_warn(servers, address, "the backend has too many servers");
+        else if (address->type == CONFIG_ADDRESS_UNIX)
+            servers_add_unix(servers, address, row);
+        else
+            servers_add_inet(servers, address, row);
+    }
+    /* Several workers should not all begin with the same server. */
+    servers->turn = random_below((uint32_t)servers->n);
+}
+
+static void server_count_fit(struct server *server)
+{
+    bool fit = server->ejected_until_ms == 0;
+
+    if (fit != server->was_fit)
+        stat_add(&server->row->fit, fit ? 1 : (uint64_t)-1);
+    server->was_fit = fit;
+}
+
+void servers_inherit(struct servers *servers, const struct servers *before)
+{
+    for (size_t i = 0; i < servers->n; i++) {
+        struct server *server = servers->all[i];
+        for (size_t k = 0; k < before->n; k++) {
+            const struct server *old = before->all[k];
+            if (strcmp(server->name, old->name) != 0 || servers->backend->ejection_failures == 0)
+                continue;
+            server->faults = old->faults;
+            server->ejected_ms = old->ejected_ms;
+            server->grows_until_ms = old->grows_until_ms;
+            server->ejected_until_ms = old->ejected_until_ms;
+            server_count_fit(server);
+        }
+    }
+}
+
+static void server_free(struct server *server)
+{
+    assert(server->in_flight == 0);
+    stat_add(&server->row->addresses, (uint64_t)-1);
+    if (server->was_fit)
+        stat_add(&server->row->fit, (uint64_t)-1);
+    mem_free(server->name);
+    mem_free(server);
+}
+
+void servers_deinit(struct servers *servers)
+{
+    for (size_t i = 0; i < servers->n; i++)
+        server_free(servers->all[i]);
+    *servers = (struct servers){.n = 0};
+}
+
+/* --- the choice ------------------------------------------------------------------------------- */
+
+static bool server_is_fit(const struct server *server, int64_t now_ms)
+{
+    return server->ejected_until_ms == 0 ||
+           (server->ejected_until_ms <= now_ms && !server->on_trial);
+}
+
+/* Is `a` to be preferred to `b`? */
+static bool server_is_better(const struct server *a, const struct server *b, int64_t now_ms)
+{
+    bool a_fit = server_is_fit(a, now_ms), b_fit = server_is_fit(b, now_ms);
+
+    if (a_fit != b_fit)
+        return a_fit;
+    if (!a_fit && a->ejected_until_ms != b->ejected_until_ms)
+        return a->ejected_until_ms < b->ejected_until_ms;
+    return a->in_flight < b->in_flight;
+}
+
+struct server *servers_choose(struct servers *servers, uint64_t tried, int64_t now_ms)
+{
+    struct server *best = NULL;
+
+    for (size_t i = 0; i < servers->n; i++) {
+        struct server *server = servers->all[(servers->turn + i) % servers->n];
+        if (tried & UINT64_C(1) << server->slot)
+            continue;
+        if (best == NULL || server_is_better(server, best, now_ms))
+            best = server;
+    }
+    if (best != NULL)
+        servers->turn = (best->slot + 1) % servers->n;
+    return best;
+}
+
+bool server_enter(struct server *server, int64_t now_ms)
+{
+    server->in_flight++;
+    stat_add(&server->row->in_flight, 1);
+    if (server->ejected_until_ms == 0)
+        return false;
+    server->on_trial = server->on_trial || server->ejected_until_ms <= now_ms;
+    return true;
+}
+
+void server_leave(struct server *server, bool trial)
+{
+    assert(server->in_flight > 0);
+    server->in_flight--;
+    stat_add(&server->row->in_flight, (uint64_t)-1);
+    if (trial)
+        server->on_trial = false;
+}
+
+/* --- verdicts --------------------------------------------------------------------------------- */
+
+void server_answered(struct servers *servers, struct server *server, bool trial)
+{
+    stat_add(&server->row->answered, 1);
+    if (!trial || server->ejected_until_ms == 0)
+        return;
+    log_write(LOG_NOTICE, "a server of the backend is fit again",
+              LOG_STR("backend", servers->backend->name), LOG_STR("server", server->name));
+    server->ejected_until_ms = 0;
+    server->on_trial = false;
+    server->faults = servers->backend->ejection_failures - 1;
+    server_count_fit(server);
+}
+
+void server_completed(struct server *server)
+{
+    server->faults = 0;
+}
+
+/* Twice as long as the last one when it follows that soon. */
+static void server_eject(struct servers *servers, struct server *server, const char *detail,
+                         int64_t now_ms)
+{
+    const struct config_backend *backend = servers->backend;
+    int64_t ms =
+        now_ms < server->grows_until_ms ? server->ejected_ms * 2 : backend->ejection_base_ms;
+
+    if (ms > backend->ejection_max_ms)
+        ms = backend->ejection_max_ms;
+    server->ejected_ms = ms;
+    ms -= random_below((uint32_t)(ms / 4 + 1));
+    server->ejected_until_ms = now_ms + ms;
+    server->grows_until_ms = server->ejected_until_ms + backend->ejection_max_ms;
+    stat_add(&server->row->ejections, 1);
+    server_count_fit(server);
+    log_write(LOG_WARNING, "a server of the backend is left alone for a while",
+              LOG_STR("backend", backend->name), LOG_STR("server", server->name),
+              LOG_INT("for_ms", ms), LOG_INT("failures", server->faults),
+              LOG_STR("detail", detail));
+}
+
+void server_failed(struct servers *servers, struct server *server, enum server_fault fault,
+                   const char *detail, int64_t now_ms)
+{
+    const struct config_backend *backend = servers->backend;
+
+    stat_add(&server->row->failed[fault], 1);
+    /* While it is left alone it is asked only because all others are no better. */
+    if (backend->ejection_failures == 0 || (int)fault > (int)backend->ejection_on ||
+        now_ms < server->ejected_until_ms)
+        return;
+    server->faults++;
+    if (server->ejected_until_ms != 0 || server->faults >= backend->ejection_failures)
+        server_eject(servers, server, detail, now_ms);
+}
