@@ -11,11 +11,8 @@ import os
 import re
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Iterator, Optional
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
 
 import gateway as integration
 from conditions import wait_until
@@ -180,7 +177,7 @@ class Gateway(Server):
             "workers": workers,
             "state_dir": str(self.folder / "state"),
             "drain_timeout": "1s",
-            "max_connections": 9000,
+            "max_connections": 12000,
             "store": {"redis": self.redis.url},
             # Connections are held longer than anybody holds them without a purpose.
             "http": {"idle_timeout": "10m"},
@@ -211,7 +208,9 @@ class Gateway(Server):
         return cpu_seconds([self.redis.pid])
 
     def stop(self) -> None:
-        self.daemon.finish()
+        status = self.daemon.stop()
+        if status != 0:
+            raise RuntimeError(f"the gateway ended with status {status}:\n{self.daemon.log.tail(5)}")
 
 
 class Nginx(Server):
