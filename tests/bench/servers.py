@@ -21,7 +21,6 @@ from redis_server import RedisServer
 
 LOAD_CPU, SERVER_CPU = 0, 1
 _TICK = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def on_cpu(*cpus: int) -> list[str]:
@@ -181,6 +180,8 @@ class Gateway(Server):
             "store": {"redis": self.redis.url},
             # Connections are held longer than anybody holds them without a purpose.
             "http": {"idle_timeout": "10m"},
+            # One address is a whole fleet here, and one device may be.
+            "limits": {"device_connections": 12000},
             "listeners": [
                 {
                     "name": "devices",
