@@ -6,11 +6,8 @@
  * Reading is level-triggered: on while somebody takes what comes, off from the moment that a run
  * ends and leaves bytes on the socket, for those would be announced again in each turn. Writing is
  * armed only while the socket is full. `in` holds what the peer sent and nobody parsed; `out` what
- * we wrote and the peer did not take. Both are bounded; a full one stops its source.
- *
- * Deadlines belong to phases: a phase's deadline is set when the phase begins, and moves only with
- * real progress in the phases that allow it (a body, a write). The timer itself is lazy: it is
- * armed for a moment not later than the deadline and looks again when it fires. */
+ * we wrote and the peer did not take. Both are bounded; a full one stops its source. Deadlines:
+ * connection_deadline.c. */
 #include "gateway/connection_private.h"
 
 #include <arpa/inet.h>
@@ -23,7 +20,6 @@
 #include "gateway/tls/stream.h"
 
 enum {
-    LINGER_MS = 2000,       /* how long a peer may take to close after us */
     LINGER_BYTES = 1 << 20, /* and how much it may send in that time */
     STEPS_A_TURN = 64,      /* then other connections get their turn */
     READ_LEAST = 2048,      /* no read is started into less room than this */
@@ -144,92 +140,6 @@ void connections_sweep(struct worker *worker)
         connection_free(list_entry(link, struct connection, link));
 }
 
-/* --- deadlines -------------------------------------------------------------------------------- */
-
-static enum connection_phase connection_phase(const struct connection *conn)
-{
-    switch (conn->state) {
-    case CONNECTION_HANDSHAKE:
-        return PHASE_HANDSHAKE;
-    case CONNECTION_ADMITTING:
-        return PHASE_ADMITTING;
-    case CONNECTION_IDLE:
-        if (!buf_is_empty(&conn->out))
-            return PHASE_WRITE;
-        return http_parser_is_idle(conn->parser) ? PHASE_IDLE : PHASE_HEAD;
-    case CONNECTION_EXCHANGE:
-        if (!buf_is_empty(&conn->out))
-            return PHASE_WRITE;
-        return exchange_awaits_peer(conn->exchange) ? PHASE_BODY : PHASE_ANSWER;
-    case CONNECTION_LINGER:
-        return buf_is_empty(&conn->out) ? PHASE_LINGER : PHASE_WRITE;
-    case CONNECTION_CLOSED:
-        break;
-    }
-    return PHASE_LINGER;
-}
-
-static int64_t connection_phase_ms(const struct connection *conn, enum connection_phase phase)
-{
-    const struct config *config = connection_config(conn);
-
-    switch (phase) {
-    case PHASE_HANDSHAKE:
-        return config->http.handshake_timeout_ms;
-    case PHASE_ADMITTING:
-        /* The store's own deadlines end this phase long before. */
-        return INT64_C(4) * CONNECTION_ADMISSION_TRIES * config->store.command_timeout_ms;
-    case PHASE_IDLE:
-        return config->http.idle_timeout_ms;
-    case PHASE_HEAD:
-        return config->http.head_timeout_ms;
-    case PHASE_BODY:
-        return config->http.body_timeout_ms;
-    case PHASE_WRITE:
-        return config->http.write_timeout_ms;
-    case PHASE_ANSWER:
-        return -1;
-    case PHASE_LINGER:
-        break;
-    }
-    return LINGER_MS;
-}
-
-static void connection_arm_timer(struct connection *conn, int64_t now_ms)
-{
-    int64_t until_ms =
-        conn->phase_until_ms < conn->drain_until_ms ? conn->phase_until_ms : conn->drain_until_ms;
-
-    if (until_ms == INT64_MAX || conn->timer_at_ms <= until_ms)
-        return;
-    int64_t left = until_ms > now_ms ? until_ms - now_ms : 0;
-    struct timeval in = {.tv_sec = left / 1000, .tv_usec = left % 1000 * 1000};
-    conn->timer_at_ms = until_ms;
-    (void)evtimer_add(&conn->timer, &in);
-}
-
-/* What counts as progress in a phase whose deadline moves; what goes the other way does not. */
-static uint64_t connection_phase_bytes(const struct connection *conn, enum connection_phase phase)
-{
-    return phase == PHASE_BODY ? conn->bytes_read : phase == PHASE_WRITE ? conn->bytes_written : 0;
-}
-
-/* After each run: has the phase changed, or has there been progress in one whose deadline moves? */
-static void connection_update_deadline(struct connection *conn)
-{
-    enum connection_phase phase = connection_phase(conn);
-    uint64_t bytes = connection_phase_bytes(conn, phase);
-
-    if (phase == conn->phase && bytes == conn->phase_bytes)
-        return;
-    int64_t now_ms = clock_monotonic_ms();
-    int64_t ms = connection_phase_ms(conn, phase);
-    conn->phase = phase;
-    conn->phase_bytes = bytes;
-    conn->phase_until_ms = ms < 0 ? INT64_MAX : now_ms + ms;
-    connection_arm_timer(conn, now_ms);
-}
-
 /* --- bytes ------------------------------------------------------------------------------------ */
 
 static void connection_arm_read(struct connection *conn, bool armed)
@@ -324,7 +234,7 @@ static bool connection_flush(struct connection *conn)
 
 /* --- the orderly end -------------------------------------------------------------------------- */
 
-static void connection_linger(struct connection *conn, enum reason reason)
+void connection_linger(struct connection *conn, enum reason reason)
 {
     if (conn->state == CONNECTION_LINGER || conn->state == CONNECTION_CLOSED)
         return;
@@ -417,6 +327,7 @@ static void connection_begin_exchange(struct connection *conn)
 {
     conn->head_waits = false;
     conn->requests++;
+    connection_start_pace(conn);
     if (conn->refusal != REASON_OK)
         conn->exchange =
             exchange_new_refusal(&conn->env, http_parser_head(conn->parser), conn->refusal, NULL);
@@ -425,10 +336,10 @@ static void connection_begin_exchange(struct connection *conn)
     connection_set_state(conn, CONNECTION_EXCHANGE);
 }
 
-static void connection_refuse_malformed(struct connection *conn, enum reason reason,
-                                        const char *detail)
+void connection_refuse_malformed(struct connection *conn, enum reason reason, const char *detail)
 {
     conn->requests++;
+    connection_start_pace(conn);
     conn->exchange = exchange_new_refusal(&conn->env, NULL, reason, detail);
     connection_set_state(conn, CONNECTION_EXCHANGE);
 }
@@ -485,7 +396,9 @@ static enum step connection_step_idle(struct connection *conn)
         return STEP_MORE;
     if (conn->state == CONNECTION_CLOSED)
         return STEP_OVER;
-    if (conn->peer_ended || (conn->last_request && http_parser_is_idle(conn->parser))) {
+    /* A connection that was made for a request has a moment to send it. */
+    if (conn->peer_ended ||
+        (conn->last_request && conn->requests > 0 && http_parser_is_idle(conn->parser))) {
         connection_linger(conn, conn->peer_ended ? REASON_CLOSED_BY_PEER : conn->drain_reason);
         return STEP_MORE;
     }
@@ -623,55 +536,6 @@ static void on_exchange_wake(void *arg)
         connection_run(conn);
 }
 
-static void connection_timed_out(struct connection *conn)
-{
-    switch (conn->phase) {
-    case PHASE_HANDSHAKE:
-        stat_add(&conn->worker->stats->handshakes_failed, 1);
-        connection_close(conn, REASON_HANDSHAKE_TIMEOUT);
-        return;
-    case PHASE_ADMITTING:
-        connection_close(conn, REASON_STORE_UNAVAILABLE);
-        return;
-    case PHASE_IDLE:
-        connection_linger(conn, REASON_IDLE_TIMEOUT);
-        break;
-    case PHASE_HEAD:
-        connection_refuse_malformed(conn, REASON_REQUEST_TIMEOUT, NULL);
-        break;
-    case PHASE_BODY:
-        exchange_refuse(conn->exchange, REASON_REQUEST_TIMEOUT, NULL);
-        break;
-    case PHASE_WRITE:
-        connection_close(conn, REASON_WRITE_TIMEOUT);
-        return;
-    case PHASE_ANSWER:
-        break;
-    case PHASE_LINGER:
-        connection_close(conn, conn->close_reason);
-        return;
-    }
-    connection_run(conn);
-}
-
-static void on_timer(evutil_socket_t fd, short what, void *arg)
-{
-    struct connection *conn = arg;
-    int64_t now_ms = clock_monotonic_ms();
-
-    (void)fd;
-    (void)what;
-    if (conn->state == CONNECTION_CLOSED)
-        return;
-    conn->timer_at_ms = INT64_MAX;
-    if (now_ms >= conn->drain_until_ms)
-        connection_close(conn, conn->drain_reason);
-    else if (now_ms >= conn->phase_until_ms)
-        connection_timed_out(conn);
-    if (conn->state != CONNECTION_CLOSED)
-        connection_arm_timer(conn, now_ms);
-}
-
 void connection_drain(struct connection *conn, enum reason reason, int64_t within_ms)
 {
     int64_t now_ms = clock_monotonic_ms();
@@ -708,7 +572,7 @@ static void connection_init_events(struct connection *conn)
     (void)event_assign(&conn->read_event, base, fd, EV_READ | EV_PERSIST, on_readable, conn);
     (void)event_assign(&conn->write_event, base, fd, EV_WRITE, on_writable, conn);
     (void)evtimer_assign(&conn->again_event, base, on_again, conn);
-    (void)evtimer_assign(&conn->timer, base, on_timer, conn);
+    (void)evtimer_assign(&conn->timer, base, connection_on_timer, conn);
     connection_arm_read(conn, true);
 }
 

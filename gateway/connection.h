@@ -49,7 +49,8 @@ void connections_cut(struct worker *worker, const struct store_cut *cut);
 void connections_distrust(struct worker *worker);
 /* After a reload: cuts what the new snapshot no longer trusts. */
 void connections_recheck(struct worker *worker, const struct snapshot *snapshot);
-/* No new requests; exchanges in flight may go on for that long. Idle connections end now. */
+/* No new requests; exchanges in flight may go on for that long. Idle connections end now, those
+ * that never had a request after a moment in which it may come. */
 void connections_drain(struct worker *worker, int64_t within_ms);
 /* Now. */
 void connections_close_all(struct worker *worker);

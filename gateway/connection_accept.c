@@ -109,9 +109,10 @@ static void on_visit_idle(struct connection_index_link *link, void *arg)
     struct connection *conn = CONTAINER_OF(link, struct connection, index);
     struct idlest *idlest = arg;
 
-    if (conn->claim.device == NULL || conn->phase != PHASE_IDLE || conn->last_request)
+    bool idle = conn->phase == PHASE_IDLE || conn->phase == PHASE_FIRST;
+    if (conn->claim.device == NULL || !idle || conn->last_request)
         return;
-    if (idlest->conn == NULL || conn->phase_until_ms < idlest->conn->phase_until_ms)
+    if (idlest->conn == NULL || conn->phase_since_ms < idlest->conn->phase_since_ms)
         idlest->conn = conn;
 }
 

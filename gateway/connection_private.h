@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* What connection.c (the loop, bytes, deadlines, requests), connection_admission.c (who is it, may
- * it pass), connection_accept.c (budgets) and connections.c (what happens to many at once) share, and nobody else includes. */
+/* What these share, and nobody else includes: connection.c (the loop, bytes, requests),
+ * connection_deadline.c (time), connection_accept.c (budgets), connection_admission.c (who is it, may
+ * it pass) and connections.c (what happens to many at once). */
 #pragma once
 
 #include <event2/event_struct.h>
@@ -26,12 +27,22 @@ enum connection_state {
 enum connection_phase {
     PHASE_HANDSHAKE,
     PHASE_ADMITTING,
+    PHASE_FIRST, /* nothing was asked yet */
+    PHASE_GRACE, /* the same, but draining */
     PHASE_IDLE,
     PHASE_HEAD,
     PHASE_BODY,
     PHASE_WRITE,
     PHASE_ANSWER, /* whoever answers has timeouts of its own */
     PHASE_LINGER,
+};
+
+/* A peer's stock of time: see connection_deadline.c. */
+struct connection_pace {
+    int64_t left_ms;
+    int64_t waited_ms; /* since the last look */
+    int64_t quiet_ms;  /* waited without a byte, up to the last look */
+    uint64_t bytes;    /* at the last look */
 };
 
 enum step {
@@ -71,8 +82,10 @@ struct connection {
     struct event again_event; /* a zero timer: go on in the loop's next turn */
 
     enum connection_phase phase;
-    uint64_t phase_bytes;   /* when the phase's deadline was set */
+    int64_t phase_since_ms;
     int64_t phase_until_ms; /* INT64_MAX: none */
+    struct connection_pace body_pace;
+    struct connection_pace write_pace;
     int64_t drain_until_ms; /* INT64_MAX: not draining */
     enum reason drain_reason;
     struct event timer;
@@ -114,6 +127,20 @@ struct connection *connection_new(struct worker *worker,
                                   const struct connection_origin *origin) MUST_CHECK;
 /* Fills in address and port. */
 void connection_name_peer(struct exchange_peer *peer, const struct sockaddr_storage *from);
+
+/* The orderly end: what is written goes out first. */
+void connection_linger(struct connection *conn, enum reason reason);
+void connection_refuse_malformed(struct connection *conn, enum reason reason, const char *detail);
+
+/* --- connection_deadline.c -------------------------------------------------------------------- */
+
+/* After each run: a new phase has a deadline of its own. */
+void connection_update_deadline(struct connection *conn);
+/* A new exchange: full stocks. */
+void connection_start_pace(struct connection *conn);
+/* For the phase's deadline, or the drain's. */
+void connection_arm_timer(struct connection *conn, int64_t now_ms);
+void connection_on_timer(evutil_socket_t fd, short what, void *arg);
 
 /* --- connection_accept.c ---------------------------------------------------------------------- */
 

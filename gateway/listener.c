@@ -197,16 +197,13 @@ static void listener_pause(struct listener *listener)
     (void)evtimer_add(&listener->resume_event, &pause);
 }
 
-static void on_acceptable(evutil_socket_t listen_fd, short what, void *arg)
+static void listener_accept(struct listener *listener, int max)
 {
-    struct listener *listener = arg;
-
-    (void)what;
-    for (int i = 0; i < ACCEPTS_A_TURN; i++) {
+    for (int i = 0; i < max; i++) {
         struct sockaddr_storage peer = {0};
         socklen_t len = sizeof(peer);
         int fd =
-            accept4((int)listen_fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+            accept4(listener->fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
             listener_hand_over(listener, fd, &peer);
             continue;
@@ -216,6 +213,18 @@ static void on_acceptable(evutil_socket_t listen_fd, short what, void *arg)
         if (errno != ECONNABORTED && errno != EINTR)
             return;
     }
+}
+
+static void on_acceptable(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    listener_accept(arg, ACCEPTS_A_TURN);
+}
+
+void listener_accept_rest(struct listener *listener)
+{
+    listener_accept(listener, LISTENER_BACKLOG);
 }
 
 static void on_resume(evutil_socket_t fd, short what, void *arg)

@@ -20,6 +20,8 @@ struct listener_params {
  * on it) is replaced; a live one is an error. NULL on failure, with a sentence in `error`. */
 struct listener *listener_new(const struct listener_params *params, char *error,
                               size_t error_size) MUST_CHECK;
+/* Accepts whoever is connected already: for the end, lest they are reset. */
+void listener_accept_rest(struct listener *listener);
 /* Stops listening; a Unix socket's file is removed. NULL inside is fine. */
 void listener_free(struct listener **listener);
 

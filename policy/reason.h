@@ -85,6 +85,7 @@
     X(REQUEST_CODING_UNSUPPORTED, "request-coding-unsupported", 501, DEBUG, "The transfer coding is not supported.") \
     X(EXPECTATION_UNSUPPORTED, "expectation-unsupported", 417, DEBUG, "The only expectation that can be met is 100-continue.") \
     X(REQUEST_TIMEOUT, "request-timeout", 408, DEBUG, "The request did not arrive in time.") \
+    X(REQUEST_TOO_SLOW, "request-too-slow", 408, DEBUG, "The request's body arrived too slowly.") \
     X(REQUEST_BODY_INVALID, "request-body-invalid", 400, INFO, "The request's body is not what this route expects.") \
     X(NO_ROUTE, "no-route", 404, INFO, "Nothing is served at this path.") \
     X(METHOD_NOT_ALLOWED, "method-not-allowed", 405, INFO, "The route does not take this method.") \
@@ -104,6 +105,8 @@
     X(TLS_BROKEN, "tls-broken", 0, INFO, "The TLS connection broke.") \
     X(HANDSHAKE_TIMEOUT, "handshake-timeout", 0, DEBUG, "The TLS handshake took too long.") \
     X(IDLE_TIMEOUT, "idle-timeout", 0, DEBUG, "The connection was idle for too long.") \
+    X(FIRST_REQUEST_TIMEOUT, "first-request-timeout", 0, DEBUG, "The connection was made, but nothing was asked on it.") \
+    X(RESPONSE_TOO_SLOW, "response-too-slow", 0, INFO, "The peer took what was sent to it too slowly.") \
     X(WRITE_TIMEOUT, "write-timeout", 0, INFO, "The peer did not take what was sent to it.") \
     X(CUT_DENIED, "cut-denied", 0, NOTICE, "The connection was cut: what it was admitted with is denied now.") \
     X(CUT_RETIRED, "cut-retired", 0, INFO, "The connection was cut: its key was retired by a rotation.") \

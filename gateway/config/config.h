@@ -166,13 +166,16 @@ struct config {
 
     struct {
         int64_t handshake_timeout_ms;
-        int64_t head_timeout_ms;  /* from the first byte of a request to the end of its head */
-        int64_t body_timeout_ms;  /* between two pieces of a request's body */
-        int64_t write_timeout_ms; /* without progress */
-        int64_t idle_timeout_ms;  /* between two requests */
-        size_t head_max;          /* bytes of a request's head */
-        size_t fields_max;        /* header fields of a request */
-        size_t buffer;            /* bytes buffered a direction and connection */
+        int64_t head_timeout_ms; /* from the first byte of a request to the end of its head */
+        int64_t first_request_timeout_ms; /* from the handshake to the first byte of a request */
+        int64_t body_timeout_ms;          /* between two pieces of a request's body */
+        size_t body_min_rate;             /* bytes a second; 0: any */
+        int64_t write_timeout_ms;         /* without progress */
+        size_t write_min_rate;            /* bytes a second; 0: any */
+        int64_t idle_timeout_ms;          /* between two requests */
+        size_t head_max;                  /* bytes of a request's head */
+        size_t fields_max;                /* header fields of a request */
+        size_t buffer;                    /* bytes buffered a direction and connection */
     } http;
 
     struct {

@@ -151,6 +151,8 @@ static void worker_obey_drain(struct worker *worker)
 
     worker->draining = true;
     worker->drain_until_ms = clock_monotonic_ms() + within_ms;
+    list_for_each_safe (link, following, &worker->listeners)
+        listener_accept_rest(listener_of_link(link));
     worker_stop_listening(worker);
     connections_drain(worker, within_ms);
     worker_end_when_drained(worker);

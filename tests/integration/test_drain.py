@@ -104,6 +104,53 @@ def test_idle_connections_are_closed_in_order(
         assert gateway.log.find("connection closed", device=device.name, reason="drained")
 
 
+def test_a_request_that_is_on_its_way_when_the_signal_comes_is_answered(
+    start_gateway: StartGateway, new_device: NewDevice
+) -> None:
+    """The connection was made for it. It was closed unanswered when the handshake had ended and the
+    request not begun.
+    """
+    gateway = start_gateway(NEVER)
+    with new_device(to=gateway).connect() as connection:
+        gateway.signal(signal.SIGTERM)
+        gateway.log.wait("draining")
+        answer = connection.request("GET", "/late")
+        assert (answer.status, answer.header("Connection")) == (200, "close")
+        assert connection.rest() == b""
+    assert wait_ended(gateway) == 0
+
+
+def test_a_connection_without_a_request_is_not_waited_for_long(
+    start_gateway: StartGateway, new_device: NewDevice
+) -> None:
+    gateway = start_gateway({**NEVER, "http": {"first_request_timeout": "1h"}})
+    device = new_device(to=gateway)
+    with device.connect() as connection:
+        gateway.signal(signal.SIGTERM)
+        assert connection.await_close() < DEADLINE / 2
+        assert wait_ended(gateway) == 0
+    assert gateway.log.find("connection closed", device=device.name, reason="drained")
+
+
+def test_connections_that_wait_to_be_accepted_are_served_to_the_end(
+    start_gateway: StartGateway, new_device: NewDevice
+) -> None:
+    """For these clients the connection was there before the signal came. Closing the listening
+    socket reset them.
+    """
+    gateway = start_gateway({**NEVER, "workers": 1})
+    device = new_device(to=gateway)
+    gateway.pause()
+    context = device.context()
+    waiting = [Connection(device.address, context) for _ in range(100)]
+    gateway.signal(signal.SIGTERM)
+    gateway.resume()
+    for connection in waiting:
+        with connection.handshake():
+            assert connection.request("GET", "/").status == 200
+    assert wait_ended(gateway) == 0
+
+
 def test_an_idle_client_that_does_not_close_holds_nothing_up(
     start_gateway: StartGateway, new_device: NewDevice
 ) -> None:
