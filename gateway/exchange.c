@@ -432,21 +432,21 @@ static void exchange_log(const struct exchange *ex)
     if (of_device && !peer->admitted &&
         !peer_log_pass(ex->env->worker, PEER_LOG_REQUEST, ex->reason, LOG_INFO))
         return;
-    log_write(LOG_INFO, "request", LOG_STR("request_id", ex->request_id),
-              LOG_STR("listener", ex->env->listener != NULL ? ex->env->listener->name : "operator"),
-              LOG_STR("peer", peer->address),
-              LOG_SLICE("device", of_device ? name : ex->match.device),
-              LOG_SLICE("operator", of_device ? STR("") : name),
-              LOG_STR("key", who != NULL ? who->key.id.hex : ""),
-              LOG_SLICE("method", ex->head != NULL ? ex->head->method : STR("")),
-              LOG_STR("path", ex->target.path != NULL ? ex->target.path : ""),
-              LOG_INT("status", ex->status), LOG_STR("reason", reason_wire(ex->reason)),
-              LOG_STR("route", route == NULL         ? ""
-                               : route->path != NULL ? route->path
-                                                     : route->prefix),
-              LOG_STR("backend", route != NULL && route->backend != NULL ? route->backend : ""),
-              LOG_INT("bytes_in", ex->bytes_in), LOG_INT("bytes_out", ex->bytes_out),
-              LOG_INT("duration_us", clock_monotonic_us() - ex->started_us));
+    log_write_later(
+        LOG_INFO, "request", LOG_STR("request_id", ex->request_id),
+        LOG_STR("listener", ex->env->listener != NULL ? ex->env->listener->name : "operator"),
+        LOG_STR("peer", peer->address), LOG_SLICE("device", of_device ? name : ex->match.device),
+        LOG_SLICE("operator", of_device ? STR("") : name),
+        LOG_STR("key", who != NULL ? who->key.id.hex : ""),
+        LOG_SLICE("method", ex->head != NULL ? ex->head->method : STR("")),
+        LOG_STR("path", ex->target.path != NULL ? ex->target.path : ""),
+        LOG_INT("status", ex->status), LOG_STR("reason", reason_wire(ex->reason)),
+        LOG_STR("route", route == NULL         ? ""
+                         : route->path != NULL ? route->path
+                                               : route->prefix),
+        LOG_STR("backend", route != NULL && route->backend != NULL ? route->backend : ""),
+        LOG_INT("bytes_in", ex->bytes_in), LOG_INT("bytes_out", ex->bytes_out),
+        LOG_INT("duration_us", clock_monotonic_us() - ex->started_us));
 }
 
 void exchange_cut_off(struct exchange *ex, enum reason reason)

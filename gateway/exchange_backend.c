@@ -127,6 +127,8 @@ static void on_upstream_head(const struct http_head *head, void *arg)
         ex->status = head->status;
         ex->reason = REASON_OK;
         ex->response_chunked = response.framing == HTTP_FRAMING_CHUNKED;
+        /* What came together with the head leaves together with it. */
+        ex->upstream_readable = true;
         exchange_set_response(ex, RESPONSE_RELAYING);
     }
     exchange_wake(ex);

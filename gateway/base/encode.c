@@ -38,6 +38,23 @@ size_t encode_base64(const uint8_t *data, size_t len, char *out)
     return (size_t)(p - out);
 }
 
+size_t encode_decimal(int64_t value, char out[ENCODE_DECIMAL_MAX])
+{
+    uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
+    char digits[ENCODE_DECIMAL_MAX];
+    size_t n = 0, len = 0;
+
+    do {
+        digits[n++] = (char)('0' + rest % 10);
+        rest /= 10;
+    } while (rest > 0);
+    if (value < 0)
+        out[len++] = '-';
+    while (n > 0)
+        out[len++] = digits[--n];
+    return len;
+}
+
 void random_bytes(void *out, size_t len)
 {
     assert(len <= 256); /* up to this size getrandom() is never cut short */

@@ -16,6 +16,10 @@ void encode_hex(const uint8_t *data, size_t len, char *out);
 /* Standard alphabet, padded, in one line. Returns the length without the NUL. */
 size_t encode_base64(const uint8_t *data, size_t len, char *out);
 
+/* Decimal digits, with a '-' for negative numbers; no NUL. Returns the length. */
+enum { ENCODE_DECIMAL_MAX = 20 };
+size_t encode_decimal(int64_t value, char out[ENCODE_DECIMAL_MAX]);
+
 /* From the kernel. Ends the process when the kernel has none: nothing could be safe then. */
 void random_bytes(void *out, size_t len);
 /* Hex of `n_bytes` random bytes; writes 2 * n_bytes characters and a NUL. n_bytes <= 32. */

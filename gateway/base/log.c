@@ -3,7 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
+#include <limits.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <sys/socket.h>
@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/base/encode.h"
+#include "gateway/base/mem.h"
 
 static enum log_format log_chosen_format = LOG_JSON;
 static atomic_int log_lowest_level = LOG_INFO;
@@ -22,6 +24,16 @@ static bool log_fd_is_socket;
 static atomic_uint_least64_t log_lost_lines;
 static atomic_uint_least64_t log_lost_unsaid; /* of them: the log has not said it yet */
 static atomic_bool log_line_is_torn;          /* the last one got through in part only */
+
+/* Lines that wait. */
+struct log_batch {
+    void (*on_waiting)(void *arg);
+    void *arg;
+    uint64_t lines;
+    size_t len;
+    char text[PIPE_BUF];
+};
+static _Thread_local struct log_batch *log_batch; /* owned by its thread; NULL: no line waits */
 
 /* Room that is always kept free, so that a line which was cut can still be closed. */
 enum { LINE_RESERVE = 64 };
@@ -99,15 +111,40 @@ static size_t utf8_sequence(const unsigned char *p, size_t len)
     return n;
 }
 
+/* How many bytes at the beginning stand for themselves between quotes. */
+static size_t line_plain_run(struct str s)
+{
+    size_t n = 0;
+
+    while (n < s.len && s.p[n] >= ' ' && s.p[n] < '\x7f' && s.p[n] != '"' && s.p[n] != '\\')
+        n++;
+    return n;
+}
+
+/* As much of the run as fits: such text may be cut anywhere. */
+static void line_put_run(struct line *line, const char *text, size_t len)
+{
+    size_t room = line->limit - line->len;
+
+    line_put(line, text, len < room || line->cut ? len : room);
+    line->cut = line->cut || len > room;
+}
+
 /* Between quotes: JSON's escapes serve logfmt as well. Bytes that are not UTF-8 become \u00xx. */
 static void line_quote(struct line *line, struct str s)
 {
     line_puts(line, "\"");
     for (size_t i = 0; i < s.len;) {
-        unsigned char c = (unsigned char)s.p[i];
-        size_t n =
-            c >= 0x20 && c < 0x7f ? 1 : utf8_sequence((const unsigned char *)s.p + i, s.len - i);
+        size_t n = line_plain_run((struct str){s.p + i, s.len - i});
         char escaped[8];
+
+        if (n > 0) {
+            line_put_run(line, s.p + i, n);
+            i += n;
+            continue;
+        }
+        unsigned char c = (unsigned char)s.p[i];
+        n = utf8_sequence((const unsigned char *)s.p + i, s.len - i);
 
         if (c == '"' || c == '\\') {
             (void)snprintf(escaped, sizeof(escaped), "\\%c", c);
@@ -170,8 +207,7 @@ static void line_field(struct line *line, enum log_format format, const struct l
             line_quote(line, field->str);
         break;
     case LOG_FIELD_INT:
-        (void)snprintf(number, sizeof(number), "%" PRId64, field->number);
-        line_puts(line, number);
+        line_put(line, number, encode_decimal(field->number, number));
         break;
     case LOG_FIELD_BOOL:
         line_puts(line, field->number ? "true" : "false");
@@ -250,20 +286,80 @@ static void log_say_lost(void)
         (void)atomic_fetch_add_explicit(&log_lost_unsaid, lines, memory_order_relaxed);
 }
 
+/* Whole lines, so many of them. */
+static void log_send(const char *data, size_t len, uint64_t lines)
+{
+    if (!log_put_lines(data, len)) {
+        (void)atomic_fetch_add_explicit(&log_lost_lines, lines, memory_order_relaxed);
+        (void)atomic_fetch_add_explicit(&log_lost_unsaid, lines, memory_order_relaxed);
+    } else if (atomic_load_explicit(&log_lost_unsaid, memory_order_relaxed) > 0) {
+        log_say_lost();
+    }
+}
+
+/* With its newline; returns the length. */
+static size_t log_build(enum log_level level, const char *message, const struct log_field *fields,
+                        size_t n_fields, char line[LOG_LINE_MAX])
+{
+    size_t len = log_format_line(log_chosen_format, level, clock_wall_ms(), message, fields,
+                                 n_fields, line, LOG_LINE_MAX - 1);
+
+    line[len++] = '\n';
+    return len;
+}
+
 void log_write_fields(enum log_level level, const char *message, const struct log_field *fields,
                       size_t n_fields)
 {
     char line[LOG_LINE_MAX];
-    size_t len = log_format_line(log_chosen_format, level, clock_wall_ms(), message, fields,
-                                 n_fields, line, sizeof(line) - 1);
+    size_t len = log_build(level, message, fields, n_fields, line);
 
-    line[len++] = '\n';
-    if (!log_put_lines(line, len)) {
-        (void)atomic_fetch_add_explicit(&log_lost_lines, 1, memory_order_relaxed);
-        (void)atomic_fetch_add_explicit(&log_lost_unsaid, 1, memory_order_relaxed);
-    } else if (atomic_load_explicit(&log_lost_unsaid, memory_order_relaxed) > 0) {
-        log_say_lost();
+    log_batch_flush();
+    log_send(line, len, 1);
+}
+
+/* --- batches ---------------------------------------------------------------------------------- */
+
+void log_batch_begin(void (*on_waiting)(void *arg), void *arg)
+{
+    log_batch = mem_new(struct log_batch);
+    log_batch->on_waiting = on_waiting;
+    log_batch->arg = arg;
+}
+
+void log_batch_flush(void)
+{
+    if (log_batch == NULL || log_batch->len == 0)
+        return;
+    log_send(log_batch->text, log_batch->len, log_batch->lines);
+    log_batch->len = 0;
+    log_batch->lines = 0;
+}
+
+void log_batch_end(void)
+{
+    log_batch_flush();
+    mem_free(log_batch);
+    log_batch = NULL;
+}
+
+void log_write_fields_later(enum log_level level, const char *message,
+                            const struct log_field *fields, size_t n_fields)
+{
+    char line[LOG_LINE_MAX];
+    size_t len = log_build(level, message, fields, n_fields, line);
+    struct log_batch *batch = log_batch;
+
+    if (batch == NULL || len > sizeof(batch->text) - batch->len)
+        log_batch_flush();
+    if (batch == NULL || len > sizeof(batch->text)) {
+        log_send(line, len, 1);
+        return;
     }
+    memcpy(batch->text + batch->len, line, len);
+    batch->len += len;
+    if (batch->lines++ == 0)
+        batch->on_waiting(batch->arg);
 }
 
 uint64_t log_lost(void)

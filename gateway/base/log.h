@@ -5,9 +5,12 @@
  * LOG_INT("retry_ms", delay));
  *
  * gives {"time":"2026-11-22T22:30:00.123Z","level":"warning","msg":"cannot connect to
- * Redis","server":"…","retry_ms":250}. A line is built on the stack and leaves in one write(2), so
- * lines of several threads do not mix; what does not fit into LOG_LINE_MAX is cut and marked. Text
- * is escaped: a peer can put nothing into a log but its own value. Names are string literals.
+ * Redis","server":"…","retry_ms":250}. A line leaves whole in one write(2), so lines of several
+ * threads do not mix; what does not fit into LOG_LINE_MAX is cut and marked. Text is escaped: a peer
+ * can put nothing into a log but its own value. Names are string literals.
+ *
+ * log_write() writes at once. log_write_later() is for the many lines that nobody misses when the
+ * process dies within a moment (the access log): see log_batch_begin().
  *
  * Writing never waits and never fails its caller: what stderr does not take at once (a full pipe
  * that nobody reads, a full disk) is lost, counted, and said as soon as lines get through again.
@@ -73,8 +76,31 @@ bool log_enabled(enum log_level level);
         }                                                                                          \
     } while (0)
 
+/* Like log_write(), but in a thread with a batch the line may wait in it. Nothing that somebody must
+ * be able to prove afterwards - transitions, operators' actions, failures - may be written so. */
+#define log_write_later(level, message, ...)                                                       \
+    do {                                                                                           \
+        if (log_enabled(level)) {                                                                  \
+            const struct log_field log_fields_[] = {{.name = NULL}, ##__VA_ARGS__};                \
+            log_write_fields_later(level, message, log_fields_, ARRAY_SIZE(log_fields_));          \
+        }                                                                                          \
+    } while (0)
+
 void log_write_fields(enum log_level level, const char *message, const struct log_field *fields,
                       size_t n_fields);
+void log_write_fields_later(enum log_level level, const char *message,
+                            const struct log_field *fields, size_t n_fields);
+
+/* From now on the calling thread's log_write_later() gathers lines and writes many at once. The
+ * batch leaves with log_batch_flush(), when it is full (as much as a pipe takes whole, PIPE_BUF), and
+ * before any log_write() of the thread, so that its lines stay in order.
+ *
+ * `on_waiting` runs from inside log_write_later() when a line has begun to wait: the owner lets
+ * log_batch_flush() follow within a moment. A crash (or kill -9) loses what waits: the lines of that
+ * moment, never others. Ends with log_batch_end(), which flushes, on the same thread. */
+void log_batch_begin(void (*on_waiting)(void *arg), void *arg);
+void log_batch_flush(void);
+void log_batch_end(void);
 
 /* How many lines stderr did not take, ever. */
 uint64_t log_lost(void);

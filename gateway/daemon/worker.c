@@ -19,7 +19,10 @@
 #include "gateway/listener.h"
 #include "gateway/stalled.h"
 
-enum { TICK_MS = 200 };
+enum {
+    TICK_MS = 200,
+    LOG_WAIT_MS = 20, /* how long a line of the access log waits for others, to leave with them */
+};
 
 enum order {
     ORDER_RELOAD = 1 << 0,
@@ -201,10 +204,27 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     worker_end_when_drained(worker);
 }
 
+static void on_log_flush(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    (void)arg;
+    log_batch_flush();
+}
+
+static void on_log_waiting(void *arg)
+{
+    const struct timeval in = {.tv_usec = LOG_WAIT_MS * 1000L};
+    struct worker *worker = arg;
+
+    (void)event_add(worker->log_flush, &in);
+}
+
 static void *worker_main(void *arg)
 {
     struct worker *worker = arg;
 
+    log_batch_begin(on_log_waiting, worker);
     on_tick(-1, 0, worker);
     (void)event_base_dispatch(worker->base);
     /* Everything of this thread ends on this thread. */
@@ -216,6 +236,7 @@ static void *worker_main(void *arg)
     stalled_watch_free(&worker->stalled);
     store_free(&worker->store);
     generation_unref(&worker->generation);
+    log_batch_end();
     atomic_store(&worker->finished, true);
     return NULL;
 }
@@ -244,11 +265,12 @@ static void worker_init_events(struct worker *worker)
 
     worker->sweep = evtimer_new(worker->base, on_sweep, worker);
     worker->tick = event_new(worker->base, -1, EV_PERSIST, on_tick, worker);
+    worker->log_flush = evtimer_new(worker->base, on_log_flush, worker);
     worker->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     worker->wake_event =
         event_new(worker->base, worker->wake_fd, EV_READ | EV_PERSIST, on_orders, worker);
-    if (worker->sweep == NULL || worker->tick == NULL || worker->wake_fd < 0 ||
-        worker->wake_event == NULL)
+    if (worker->sweep == NULL || worker->tick == NULL || worker->log_flush == NULL ||
+        worker->wake_fd < 0 || worker->wake_event == NULL)
         abort();
     (void)event_add(worker->wake_event, NULL);
     (void)event_add(worker->tick, &tick);
@@ -294,6 +316,7 @@ static void worker_free(struct worker *worker)
     generation_unref(&worker->generation);
     snapshot_unref(&worker->ordered_snapshot);
     connection_index_free(&worker->index_by_device);
+    event_free(worker->log_flush);
     event_free(worker->tick);
     event_free(worker->wake_event);
     event_free(worker->sweep);

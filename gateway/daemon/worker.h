@@ -68,6 +68,7 @@ struct worker {
     int wake_fd;
     struct event *wake_event;
     struct event *tick;
+    struct event *log_flush; /* armed while lines of the access log wait */
     int64_t drain_until_ms;
     atomic_bool finished; /* the loop has ended; read by the main thread */
 };

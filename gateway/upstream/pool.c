@@ -225,12 +225,12 @@ static struct pool_conn *pool_find_kept(struct upstream_pool *pool, const struct
 }
 
 struct pool_conn *pool_take_kept(struct upstream_pool *pool, const struct server *server,
-                                 pool_conn_fn *on_io, void *arg)
+                                 enum pool_take take, pool_conn_fn *on_io, void *arg)
 {
     struct pool_conn *conn;
 
     while ((conn = pool_find_kept(pool, server)) != NULL) {
-        if (!pool_conn_is_quiet(conn)) {
+        if (take == POOL_TAKE_ALIVE && !pool_conn_is_quiet(conn)) {
             pool_conn_close(&conn);
             continue;
         }

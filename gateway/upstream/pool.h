@@ -60,10 +60,12 @@ struct pool_conn {
 void pool_ref(struct upstream_pool *pool);
 void pool_unref(struct upstream_pool *pool);
 
-/* A kept connection to `server` that was alive a moment ago; NULL when there is none. Reads from
- * now on. */
+/* A kept connection to `server`; NULL when there is none. Reads from now on. The loop closes kept
+ * ones as soon as it hears of their end; POOL_TAKE_ALIVE asks the kernel as well, for requests that
+ * could not be sent again. */
+enum pool_take { POOL_TAKE_ANY, POOL_TAKE_ALIVE };
 struct pool_conn *pool_take_kept(struct upstream_pool *pool, const struct server *server,
-                                 pool_conn_fn *on_io, void *arg);
+                                 enum pool_take take, pool_conn_fn *on_io, void *arg);
 
 /* False when all connections that may be are in use; closes a kept one where that helps. */
 bool pool_has_room(struct upstream_pool *pool) MUST_CHECK;

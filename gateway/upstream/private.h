@@ -91,9 +91,10 @@ struct upstream {
     struct buf in;     /* a head's bytes, and what came together with it */
     unsigned interims; /* how many interim heads came */
     bool heard;        /* bytes came on this connection */
-    bool complete;     /* BODY: the parser has seen the end; the caller may not know yet */
-    bool may_keep;     /* BODY: another exchange may follow, as far as the response is concerned */
-    bool awaiting;     /* BODY: on_readable is due when something comes */
+    bool dry;      /* the last read did not fill its room: only readiness makes another worth it */
+    bool complete; /* BODY: the parser has seen the end; the caller may not know yet */
+    bool may_keep; /* BODY: another exchange may follow, as far as the response is concerned */
+    bool awaiting; /* BODY: on_readable is due when something comes */
     int64_t progress_ms; /* when bytes last moved, or a wait for them began */
     int64_t request_end_ms;
 

@@ -137,6 +137,7 @@ static void response_read_heads(struct upstream *upstream)
     case POOL_IO_DONE:
         buf_commit(&upstream->in, len);
         upstream->heard = true;
+        upstream->dry = len < size;
         response_parse_heads(upstream);
         break;
     case POOL_IO_WAIT:
@@ -201,7 +202,7 @@ static enum body_step response_ended(struct upstream *upstream, const char *why)
     return BODY_STEP_FAILED;
 }
 
-/* *budget loses what was read, and all that is left when the socket has no more. */
+/* *budget loses what was read. */
 static enum body_step response_feed_socket(struct upstream *upstream, struct buf *sink, size_t room,
                                            size_t *budget)
 {
@@ -212,7 +213,7 @@ static enum body_step response_feed_socket(struct upstream *upstream, struct buf
         room = *budget;
     if (room > params->scratch_size)
         room = params->scratch_size;
-    if (room == 0)
+    if (room == 0 || upstream->dry)
         return BODY_STEP_WAIT;
     switch (pool_conn_read(upstream->conn, params->scratch, room, &len)) {
     case POOL_IO_DONE:
@@ -225,7 +226,8 @@ static enum body_step response_feed_socket(struct upstream *upstream, struct buf
         return response_ended(upstream, strerrordesc_np(errno));
     }
     upstream->progress_ms = clock_monotonic_ms();
-    *budget = len < room ? 0 : *budget - len;
+    upstream->dry = len < room;
+    *budget -= len;
     enum http_parse result =
         http_parser_feed(upstream->conn->parser, params->scratch, len, sink, &used);
     return response_fed(upstream, result, used < len);
@@ -276,6 +278,7 @@ enum upstream_read upstream_read_body(struct upstream *upstream, struct buf *sin
 
 void response_on_readable(struct upstream *upstream)
 {
+    upstream->dry = false;
     if (upstream->response == RESPONSE_WAITING) {
         response_read_heads(upstream);
     } else if (upstream->response == RESPONSE_BODY && upstream->awaiting) {

@@ -265,7 +265,9 @@ static bool upstream_connect(struct upstream *upstream, int *out_error)
 static bool upstream_attempt(struct upstream *upstream, int *out_error)
 {
     if (!upstream->fresh_only) {
-        upstream->conn = pool_take_kept(upstream->pool, upstream->server, upstream_on_io, upstream);
+        upstream->conn = pool_take_kept(upstream->pool, upstream->server,
+                                        upstream->replayable ? POOL_TAKE_ANY : POOL_TAKE_ALIVE,
+                                        upstream_on_io, upstream);
         if (upstream->conn != NULL) {
             upstream_connected(upstream);
             return true;

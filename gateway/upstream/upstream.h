@@ -92,7 +92,8 @@ struct upstream_handlers {
     /* There is room for body again, after upstream_body_begin() had given none. */
     void (*on_writable)(void *arg);
     /* A head: of an interim response (1xx, may come several times) or the final one. Borrowed for
-     * the call. */
+     * the call. After the final one upstream_read_body() may be called at once, without on_readable:
+     * it costs no system call when nothing has come with the head. */
     void (*on_head)(const struct http_head *head, void *arg);
     /* Body bytes or the end are waiting: call upstream_read_body(). Not repeated until that was
      * called and said MORE. */

@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from backend import Backend
+from conditions import wait_until
 from conftest import NewDevice, StartGateway
 from device import Connection, client_context, refused_alert
 from gateway import Config, Gateway, listener
@@ -81,6 +82,9 @@ def assert_alert(
     assert closed["level"] == "info"
     assert "device" not in closed
     assert gateway.operator.metrics()['dgw_handshakes_total{result="failed"}'] == failed + 1
+    wait_until(
+        lambda: len(gateway.log.find("request", listener="devices")) >= passed, "the requests' lines"
+    )
     assert len(gateway.log.find("request", listener="devices")) == passed
 
 
@@ -340,7 +344,7 @@ def test_a_weak_curve_is_told_why_where_tls_lets_it_through(
     with OpenSslClient(gateway, pki, folder, identity, *options) as weak:
         weak.send(request("GET", "/hello"))
         weak.await_output('"reason":"certificate-key-weak"')
-    assert gateway.log.find("request", reason="certificate-key-weak", status=403)
+    gateway.log.wait("request", reason="certificate-key-weak", status=403)
     assert gateway.operator.events() == []
 
 

@@ -480,7 +480,9 @@ def test_no_write_lands_between_an_announcements_200_and_the_promotion(
         (403, "key-not-current"),
         (503, "store-conflict"),
     }
-    announced = [e for g in gateways for e in g.log.find("request", path="/device", method="PATCH")]
-    assert "config-writes-busy" in {entry["reason"] for entry in announced}
+    wait_until(
+        lambda: any(g.log.find("request", reason="config-writes-busy") for g in gateways),
+        "an announcement that had to wait",
+    )
     record = StoreView(redis).record(device.name)
     assert (record["generation"], record["current"]) == ("9", fleet.keys[-1].key_id)

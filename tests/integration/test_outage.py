@@ -210,7 +210,7 @@ def test_an_outage_does_not_fill_the_log(
         for response in at_once(lambda _: device.get("/during"), range(20)):
             assert_unavailable(response)
     assert stays_true(lambda: gateway.operator.get("/readyz").status == 503, 1.0)
-    gateway.log.refresh()
+    gateway.log.wait("request", count=100, path="/during")
     during = gateway.log.entries[before:]
     assert len([e for e in during if e["msg"] == "request" and e.get("path") == "/during"]) == 100
     others = [e["msg"] for e in during if e["msg"] != "request"]

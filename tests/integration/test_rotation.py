@@ -337,7 +337,7 @@ def test_the_old_key_is_refused_with_a_reason_after_promotion(
     assert_refused(announce(old, next_identity(old)), 403, "key-denied")
     denial = gateway.operator.get(f"/v1/denied/key/{old.identity.key_id}?device={old.name}").json()
     assert denial["origin"].startswith("rotation certs-")
-    assert gateway.log.find("request", path="/after", reason="key-denied")
+    gateway.log.wait("request", path="/after", reason="key-denied")
 
 
 def test_the_old_keys_open_connections_end_with_the_promotion(

@@ -6,6 +6,9 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <unistd.h>
 
 #include "gateway/base/buf.h"
 #include "gateway/base/clock.h"
@@ -217,6 +220,94 @@ static void bounds_of_histograms_ascend(void **state)
     }
 }
 
+static void numbers_are_written_in_decimal(void **state)
+{
+    static const struct {
+        int64_t number;
+        const char *text;
+    } cases[] = {
+        {0, "0"},
+        {7, "7"},
+        {-10, "-10"},
+        {1234567890123, "1234567890123"},
+        {INT64_MAX, "9223372036854775807"},
+        {INT64_MIN, "-9223372036854775808"},
+    };
+    char out[ENCODE_DECIMAL_MAX];
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        size_t len = encode_decimal(cases[i].number, out);
+        assert_int_equal(len, strlen(cases[i].text));
+        assert_memory_equal(out, cases[i].text, len);
+    }
+}
+
+static void count_waiting(void *arg)
+{
+    ++*(int *)arg;
+}
+
+/* What is on the pipe that stands in for stderr; "" when nothing is. */
+static void read_log(int fd, char *out, size_t size)
+{
+    ssize_t n = read(fd, out, size - 1);
+    out[n > 0 ? n : 0] = '\0';
+}
+
+static size_t count_lines(const char *text)
+{
+    size_t n = 0;
+    for (; *text != '\0'; text++)
+        n += *text == '\n';
+    return n;
+}
+
+static void lines_that_may_wait_leave_together_and_in_order(void **state)
+{
+    int ends[2], told = 0, before = dup(STDERR_FILENO);
+    char text[32768];
+    size_t in_all = 0;
+
+    assert_int_equal(pipe2(ends, O_NONBLOCK), 0);
+    assert_int_equal(dup2(ends[1], STDERR_FILENO), STDERR_FILENO);
+    log_batch_begin(count_waiting, &told);
+    log_write_later(LOG_INFO, "one", LOG_INT("n", 1));
+    log_write_later(LOG_INFO, "two", LOG_INT("n", 2));
+    read_log(ends[0], text, sizeof(text));
+    assert_string_equal(text, "");
+    assert_int_equal(told, 1);
+
+    log_write(LOG_INFO, "three");
+    read_log(ends[0], text, sizeof(text));
+    assert_int_equal(count_lines(text), 3);
+    assert_true(strstr(text, "one") < strstr(text, "two"));
+    assert_true(strstr(text, "two") < strstr(text, "three"));
+
+    /* A full batch goes by itself, in pieces that a pipe takes whole. */
+    for (int i = 0; i < 100; i++) {
+        log_write_later(LOG_INFO, "many", LOG_INT("n", i));
+        read_log(ends[0], text, sizeof(text));
+        in_all += count_lines(text);
+        assert_true(strlen(text) <= PIPE_BUF);
+    }
+    assert_true(in_all > 0 && in_all < 100);
+    log_batch_flush();
+    read_log(ends[0], text, sizeof(text));
+    assert_int_equal(in_all + count_lines(text), 100);
+    log_write_later(LOG_INFO, "last");
+    log_batch_end();
+    read_log(ends[0], text, sizeof(text));
+    assert_non_null(strstr(text, "last"));
+    log_write_later(LOG_INFO, "without a batch nothing waits");
+    read_log(ends[0], text, sizeof(text));
+    assert_int_equal(count_lines(text), 1);
+
+    assert_int_equal(dup2(before, STDERR_FILENO), STDERR_FILENO);
+    (void)close(before);
+    (void)close(ends[0]);
+    (void)close(ends[1]);
+}
+
 static void only_so_many_lines_of_a_kind_pass_in_a_window(void **state)
 {
     struct log_limit limit = {0};
@@ -257,6 +348,8 @@ int main(void)
         cmocka_unit_test(bytes_become_hex_and_base64),
         cmocka_unit_test(log_lines_cannot_be_forged_by_a_peer),
         cmocka_unit_test(long_log_lines_are_cut_and_stay_well_formed),
+        cmocka_unit_test(numbers_are_written_in_decimal),
+        cmocka_unit_test(lines_that_may_wait_leave_together_and_in_order),
         cmocka_unit_test(only_so_many_lines_of_a_kind_pass_in_a_window),
         cmocka_unit_test(what_was_held_back_is_never_forgotten_untold),
         cmocka_unit_test(observations_fall_into_the_bucket_whose_bound_is_not_below_them),
