@@ -57,6 +57,7 @@ enum {
     TICK_MS = 10,      /* of slow connections */
     ERRORS_MAX = 1000, /* then it gives up */
     STARTS_PER_TURN = 32,
+    STARTING_MAX = 256,
 };
 
 enum mode { MODE_FULL, MODE_RESUMED, MODE_KEEPALIVE, MODE_HOLD };
@@ -645,10 +646,13 @@ static void wait_for_driver(void)
     }
 }
 
-/* New ones a few at a time, so that the server's backlog is not what is measured. */
+/* New ones a few at a time, so that the server's backlog and its limits are not what is measured. */
 static void start_some(size_t *next)
 {
     for (size_t n = 0; n < STARTS_PER_TURN && *next < options.n_conns; n++, (*next)++) {
+        if (run.started - run.finished >= STARTING_MAX && options.mode == MODE_HOLD) {
+            return;
+        }
         struct conn *conn = &conns[*next];
         conn_start(conn);
         if (conn->state != STATE_IDLE) {
@@ -698,7 +702,7 @@ static bool run_part(size_t requests)
     run.progress_ns = now_ns();
     while (run.finished < run.target) {
         start_some(&next);
-        if (!turn(next < options.n_conns ? 0 : 1000)) {
+        if (!turn(next < options.n_conns ? 1 : 1000)) {
             return false;
         }
     }
