@@ -115,7 +115,7 @@ void connection_close(struct connection *conn, enum reason reason)
     list_push_back(&worker->closed, &conn->link);
     budget_leave(worker->budget, &conn->claim);
     worker->n_connections--;
-    stat_set(&worker->stats->connections_open, worker->n_connections);
+    stat_set(&conn->listener_stats->open, stat_get(&conn->listener_stats->open) - 1);
     stat_add(&worker->stats->closes[reason], 1);
     event_active(worker->sweep, EV_TIMEOUT, 0);
     /* The peer notices now, not at the sweep; nothing of the connection touches the socket any
@@ -183,6 +183,7 @@ static bool connection_fill(struct connection *conn)
     case STREAM_DONE:
         buf_commit(&conn->in, len);
         conn->bytes_read += len;
+        stat_add(&conn->worker->stats->bytes_in, len);
         /* The socket is level-triggered: what is left there will be announced again. */
         conn->readable = len == room;
         return true;
@@ -216,6 +217,7 @@ static bool connection_flush(struct connection *conn)
         case STREAM_DONE:
             buf_consume(&conn->out, len);
             conn->bytes_written += len;
+            stat_add(&conn->worker->stats->bytes_out, len);
             wrote = true;
             break;
         case STREAM_WANT_READ: /* cannot be: nothing renegotiates. Treated like a full socket. */
@@ -277,6 +279,11 @@ static enum step connection_step_linger(struct connection *conn)
     return STEP_OVER;
 }
 
+void connection_count_failed_handshake(struct connection *conn, enum stream_failure why)
+{
+    stat_add(&conn->worker->stats->handshakes_failed[why], 1);
+}
+
 static enum step connection_step_handshake(struct connection *conn)
 {
     enum stream_result result = stream_handshake(conn->stream);
@@ -300,7 +307,7 @@ static enum step connection_step_handshake(struct connection *conn)
         break;
     }
     /* At TLS 1.3 the peer may have sent a request already: let the alert reach it first. */
-    stat_add(&conn->worker->stats->handshakes_failed, 1);
+    connection_count_failed_handshake(conn, stream_failure(conn->stream));
     connection_linger(conn, REASON_TLS_FAILED);
     return STEP_MORE;
 }
@@ -598,6 +605,7 @@ struct connection *connection_new(struct worker *worker, const struct connection
     struct connection *conn = mem_new(struct connection);
 
     conn->worker = worker;
+    conn->listener_stats = origin->stats;
     conn->tls_generation = generation_ref(worker->generation);
     conn->stream = connection_stream(worker, origin);
     conn->parser = http_parser_new(HTTP_PARSER_REQUEST, (struct http_parser_limits){

@@ -26,6 +26,7 @@ struct connection_origin {
     int fd; /* taken over */
     const struct config_listener
         *listener; /* of worker->generation's config; NULL: the operator's own listener */
+    struct listener_stats *stats;        /* the listener's, among the worker's */
     const struct sockaddr_storage *peer; /* borrowed for the call */
 };
 
@@ -52,6 +53,9 @@ void connections_recheck(struct worker *worker, const struct snapshot *snapshot)
 /* No new requests; exchanges in flight may go on for that long. Idle connections end now, those
  * that never had a request after a moment in which it may come. */
 void connections_drain(struct worker *worker, int64_t within_ms);
+/* Nothing is left to wait for: an operator who looks at the drain does not hold it up, but for an
+ * exchange in flight. */
+bool connections_are_drained(const struct worker *worker);
 /* Now. */
 void connections_close_all(struct worker *worker);
 /* Frees what was closed. Called by the worker when no callback of a connection is on the stack. */

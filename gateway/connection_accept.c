@@ -52,7 +52,7 @@ static bool connection_makes_way(struct worker *worker)
     if (clock_monotonic_ms() - conn->alive_ms < GIVES_WAY_AFTER_MS ||
         ioctl(stream_fd(conn->stream), FIONREAD, &unread) != 0 || unread > 0)
         return false;
-    stat_add(&worker->stats->handshakes_failed, 1);
+    connection_count_failed_handshake(conn, STREAM_FAILURE_TIMEOUT);
     connection_close(conn, REASON_HANDSHAKE_GAVE_WAY);
     return true;
 }
@@ -79,7 +79,7 @@ void connection_accept(struct worker *worker, const struct connection_origin *or
     struct budget_claim claim = {0};
     const int on = 1;
 
-    stat_add(&worker->stats->connections_accepted, 1);
+    stat_add(&origin->stats->accepted, 1);
     enum reason reason = budget_enter(worker->budget, config, &newcomer, &claim);
     if (reason == REASON_TOO_MANY_HANDSHAKES && connection_makes_way(worker))
         reason = budget_enter(worker->budget, config, &newcomer, &claim);
@@ -94,7 +94,7 @@ void connection_accept(struct worker *worker, const struct connection_origin *or
     connection_note_alive(conn);
     list_push_back(&worker->connections, &conn->link);
     worker->n_connections++;
-    stat_set(&worker->stats->connections_open, worker->n_connections);
+    stat_add(&origin->stats->open, 1);
     connection_run(conn);
 }
 

@@ -21,6 +21,16 @@ static bool connection_may_serve_on(const struct connection *conn)
            store_stale_ms(conn->worker->store) <= config->store.serve_admitted_max_ms;
 }
 
+static void connection_observe_ages(struct connection *conn, const struct store_view *view,
+                                    const struct device_record *record)
+{
+    struct stats *stats = conn->worker->stats;
+    int64_t expires_ms = conn->admission.credentials->certificate_expires_ms;
+
+    histogram_observe(&stats->key_age, (view->now_ms - record->current_since_ms) / 1000);
+    histogram_observe(&stats->certificate_left, (expires_ms - view->now_ms) / 1000);
+}
+
 static void connection_take_decision(struct connection *conn, const struct store_view *view,
                                      const struct decision *decision)
 {
@@ -40,6 +50,7 @@ static void connection_take_decision(struct connection *conn, const struct store
     conn->refusal = conn->peer.admitted ? REASON_OK : reason;
     conn->distrusted = conn->retired = false;
     if (conn->peer.admitted) {
+        connection_observe_ages(conn, view, changed ? &decision->change.next : &view->record);
         stream_allow_resumption(conn->stream);
         store_note_seen(conn->worker->store, conn->admission.credentials->device,
                         conn->peer.address);

@@ -236,7 +236,7 @@ static void connection_timed_out(struct connection *conn)
 
     switch (conn->phase) {
     case PHASE_HANDSHAKE:
-        stat_add(&conn->worker->stats->handshakes_failed, 1);
+        connection_count_failed_handshake(conn, STREAM_FAILURE_TIMEOUT);
         connection_close(conn, REASON_HANDSHAKE_TIMEOUT);
         return;
     case PHASE_ADMITTING:

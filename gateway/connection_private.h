@@ -52,8 +52,9 @@ enum step {
 };
 
 struct connection {
-    struct worker *worker;             /* borrowed: outlives its connections */
-    struct generation *tls_generation; /* ref: `stream` borrows its TLS server */
+    struct worker *worker;                 /* borrowed: outlives its connections */
+    struct listener_stats *listener_stats; /* borrowed from the worker's stats */
+    struct generation *tls_generation;     /* ref: `stream` borrows its TLS server */
     struct exchange_env
         env; /* its generation is a ref of our own: what requests are served under */
     struct exchange_peer peer;
@@ -117,6 +118,7 @@ void connection_run(struct connection *conn);
 void connection_set_state(struct connection *conn, enum connection_state state);
 /* Admission and requests meet the newest snapshot. Not while either is under way. */
 void connection_renew_generation(struct connection *conn);
+void connection_count_failed_handshake(struct connection *conn, enum stream_failure why);
 /* Runs once; whatever was going on is cancelled. The memory goes with connections_sweep(). */
 void connection_close(struct connection *conn, enum reason reason);
 /* No request after the present one, and the end within so many ms. May close the connection. */

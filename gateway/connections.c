@@ -86,6 +86,17 @@ void connections_drain(struct worker *worker, int64_t within_ms)
         connection_drain(list_entry(link, struct connection, link), REASON_DRAINED, within_ms);
 }
 
+bool connections_are_drained(const struct worker *worker)
+{
+    list_for_each_safe (link, following, &worker->connections) {
+        const struct connection *conn = list_entry(link, struct connection, link);
+        if (conn->env.listener != NULL || conn->state == CONNECTION_EXCHANGE ||
+            !buf_is_empty(&conn->out))
+            return false;
+    }
+    return true;
+}
+
 void connections_close_all(struct worker *worker)
 {
     list_for_each_safe (link, following, &worker->connections)

@@ -457,6 +457,18 @@ void exchange_cut_off(struct exchange *ex, enum reason reason)
     exchange_set_response(ex, RESPONSE_BROKEN);
 }
 
+static void exchange_count(const struct exchange *ex)
+{
+    struct stats *stats = ex->env->worker->stats;
+    int class = ex->status / 100;
+
+    stat_add(&stats->requests[ex->reason], 1);
+    stat_add(&stats->responses[class > 0 && class < STATUS_CLASSES ? class : 0], 1);
+    /* Operators' own requests would hide how clients fare. */
+    if (ex->env->listener != NULL)
+        histogram_observe(&stats->request_duration, clock_monotonic_us() - ex->started_us);
+}
+
 void exchange_free(struct exchange **ex_at)
 {
     struct exchange *ex = *ex_at;
@@ -465,7 +477,7 @@ void exchange_free(struct exchange **ex_at)
         return;
     *ex_at = NULL;
     exchange_cut_off(ex, REASON_CLOSED_BY_PEER);
-    stat_add(&ex->env->worker->stats->requests[ex->reason], 1);
+    exchange_count(ex);
     if (ex->env->generation->snapshot->config->log.requests)
         exchange_log(ex);
     upstream_abort(&ex->upstream);

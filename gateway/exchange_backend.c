@@ -276,6 +276,8 @@ static void on_claimed(enum store_result result, const struct store_view *view,
 {
     struct exchange *ex = arg;
 
+    if (result == STORE_OK)
+        stat_add(&ex->env->worker->stats->config_writes[decision->reason], 1);
     if (result != STORE_OK || decision->verdict != VERDICT_PASS) {
         /* A commit whose outcome is unknown may have left a lease behind. */
         exchange_end_lease(ex, result == STORE_UNAVAILABLE);
@@ -301,6 +303,7 @@ void exchange_claim_write(struct exchange *ex)
     ex->claim = claim;
     enum reason reason = config_write_named_key(ex->head, exchange_body(ex), &claim->named);
     if (reason != REASON_OK) {
+        stat_add(&ex->env->worker->stats->config_writes[reason], 1);
         exchange_end_lease(ex, false);
         exchange_refuse(ex, reason, NULL);
         return;

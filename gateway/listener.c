@@ -24,10 +24,11 @@ enum {
 };
 
 struct listener {
-    struct list link;      /* worker->listeners */
-    struct worker *worker; /* borrowed: owns us */
-    char *name;            /* owned; NULL: the operator's own listener */
-    char *unix_path;       /* owned; NULL for TCP */
+    struct list link;             /* worker->listeners */
+    struct worker *worker;        /* borrowed: owns us */
+    struct listener_stats *stats; /* borrowed from the worker's stats */
+    char *name;                   /* owned; NULL: the operator's own listener */
+    char *unix_path;              /* owned; NULL for TCP */
     uint16_t port;
     int fd;          /* owned */
     int64_t said_ms; /* monotonic: when the log heard that accepting fails */
@@ -173,6 +174,7 @@ static void listener_hand_over(struct listener *listener, int fd,
 {
     const struct connection_origin origin = {.fd = fd,
                                              .listener = listener_config(listener),
+                                             .stats = listener->stats,
                                              .peer = peer};
 
     /* Without settings a connection would be taken for the operator's own. */
@@ -247,6 +249,7 @@ struct listener *listener_new(const struct listener_params *params, char *error,
         return NULL;
     struct listener *listener = mem_new(struct listener);
     listener->worker = params->worker;
+    listener->stats = stats_listener(params->worker->stats, params->name);
     listener->name = params->name != NULL ? mem_strdup(params->name) : NULL;
     listener->unix_path = is_unix ? mem_strdup(address->host) : NULL;
     listener->fd = fd;
@@ -276,6 +279,11 @@ void listener_free(struct listener **listener_at)
     mem_free(listener->unix_path);
     mem_free(listener->name);
     mem_free(listener);
+}
+
+bool listener_is_operators_own(const struct listener *listener)
+{
+    return listener->name == NULL;
 }
 
 uint16_t listener_port(const struct listener *listener)

@@ -25,6 +25,7 @@ void listener_accept_rest(struct listener *listener);
 /* Stops listening; a Unix socket's file is removed. NULL inside is fine. */
 void listener_free(struct listener **listener);
 
+bool listener_is_operators_own(const struct listener *listener);
 /* The port that the kernel gave; 0 for Unix sockets. */
 uint16_t listener_port(const struct listener *listener);
 /* In worker->listeners. */

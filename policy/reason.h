@@ -111,7 +111,7 @@
     X(CUT_DENIED, "cut-denied", 0, NOTICE, "The connection was cut: what it was admitted with is denied now.") \
     X(CUT_RETIRED, "cut-retired", 0, INFO, "The connection was cut: its key was retired by a rotation.") \
     X(CUT_UNTRUSTED, "cut-untrusted", 0, NOTICE, "The connection was cut: its certificate is no longer trusted after a reload.") \
-    X(DRAINED, "drained", 0, INFO, "The gateway is stopping.") \
+    X(DRAINED, "drained", 503, INFO, "The gateway is stopping.") \
     X(TOO_MANY_CONNECTIONS, "too-many-connections", 0, WARNING, "The gateway's limit of connections is reached.") \
     X(TOO_MANY_HANDSHAKES, "too-many-handshakes", 0, WARNING, "The gateway's limit of TLS handshakes in flight is reached.") \
     X(TOO_MANY_CONNECTIONS_OF_SOURCE, "too-many-connections-of-source", 0, WARNING, "The limit of connections from one address is reached.") \

@@ -207,6 +207,9 @@ static void check_listener_alone(struct checker *checker, size_t i)
     if (listener->address.type == CONFIG_ADDRESS_UNIX &&
         strcmp(listener->address.host, config->operator.socket) == 0)
         check_error(checker, LISTENER(i, "address"), "is the same as operator.socket");
+    if (strcmp(listener->name, "operator") == 0)
+        check_error(checker, LISTENER(i, "name"),
+                    "\"operator\" is the operators' own socket in log and metrics; take another");
     for (size_t k = 0; k < i; k++) {
         const struct config_listener *other = &config->listeners[k];
         if (other->name != NULL && strcmp(listener->name, other->name) == 0)

@@ -10,15 +10,18 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include "gateway/base/clock.h"
 #include "gateway/base/log.h"
 #include "gateway/base/mem.h"
 #include "gateway/daemon/worker.h"
 #include "gateway/operator/metrics.h"
+#include "gateway/operator/process_metrics.h"
 #include "gateway/store/embedded.h"
 #include "gateway/store/startup.h"
 
 enum {
     WATCH_MS = 50,
+    COUNT_FILES_S = 5,
     ERROR_MAX = 1024,
 };
 
@@ -30,7 +33,8 @@ struct daemon {
     struct event *signals[3];    /* owned: TERM, INT, HUP */
     struct event *watch;         /* owned */
     bool draining;
-    bool was_ready;
+    const char *unready; /* static: why the log heard that we are not ready; NULL: we are */
+    struct event *count; /* owned */
 };
 
 void daemon_print_error(const char *line, void *arg)
@@ -50,6 +54,7 @@ static void on_stop(evutil_socket_t signal, short what, void *arg)
         log_write(LOG_NOTICE, "stopping at once", LOG_INT("signal", signal));
         worker_group_stop(daemon->group);
     } else {
+        stat_set(&daemon->group->daemon.draining, 1);
         log_write(LOG_NOTICE, "draining", LOG_INT("signal", signal),
                   LOG_INT("within_ms", daemon->config->drain_timeout_ms));
         worker_group_drain(daemon->group);
@@ -63,23 +68,21 @@ static void log_reload_refused(const char *line, void *arg)
     log_write(LOG_ERROR, "reload refused", LOG_STR("error", line));
 }
 
-static void on_reload(evutil_socket_t signal, short what, void *arg)
+/* All of it, or false and nothing. */
+static bool daemon_reload(struct daemon *daemon)
 {
-    struct daemon *daemon = arg;
     char error[ERROR_MAX];
-
-    (void)signal;
-    (void)what;
     const struct config *config = config_load(daemon->config->path, log_reload_refused, NULL);
+
     if (config == NULL)
-        return;
+        return false;
     const char *obstacle = config_reload_obstacle(daemon->config, config);
     struct snapshot *snapshot =
         obstacle == NULL ? snapshot_new(config, error, sizeof(error)) : NULL;
     if (snapshot == NULL) {
         log_reload_refused(obstacle != NULL ? obstacle : error, NULL);
         config_unref(&config);
-        return;
+        return false;
     }
     worker_group_reload(daemon->group, snapshot);
     snapshot_unref(&snapshot);
@@ -87,12 +90,44 @@ static void on_reload(evutil_socket_t signal, short what, void *arg)
     config_unref(&daemon->config);
     daemon->config = config;
     log_write(LOG_NOTICE, "reloaded", LOG_STR("file", config->path));
+    return true;
+}
+
+static void on_reload(evutil_socket_t signal, short what, void *arg)
+{
+    struct daemon *daemon = arg;
+    struct daemon_stats *stats = &daemon->group->daemon;
+
+    (void)signal;
+    (void)what;
+    if (daemon->draining) {
+        log_write(LOG_NOTICE, "reload ignored: the daemon is draining");
+        return;
+    }
+    if (daemon_reload(daemon)) {
+        stat_add(&stats->reloads, 1);
+        stat_set(&stats->loaded_wall_ms, (uint64_t)clock_wall_ms());
+    } else {
+        stat_add(&stats->reloads_refused, 1);
+    }
+}
+
+static void daemon_note_readiness(struct daemon *daemon)
+{
+    const char *unready = metrics_unready(daemon->group);
+
+    if (daemon->draining || (unready == NULL) == (daemon->unready == NULL))
+        return;
+    daemon->unready = unready;
+    if (unready == NULL)
+        log_write(LOG_NOTICE, "ready");
+    else
+        log_write(LOG_WARNING, "not ready", LOG_STR("detail", unready));
 }
 
 static void on_watch(evutil_socket_t fd, short what, void *arg)
 {
     struct daemon *daemon = arg;
-    bool ready = metrics_is_ready(daemon->group);
 
     (void)fd;
     (void)what;
@@ -100,13 +135,16 @@ static void on_watch(evutil_socket_t fd, short what, void *arg)
      * for what drains. */
     if (worker_group_is_finished(daemon->group))
         (void)event_base_loopbreak(daemon->base);
-    if (daemon->draining || ready == daemon->was_ready)
-        return;
-    daemon->was_ready = ready;
-    if (ready)
-        log_write(LOG_NOTICE, "ready");
-    else
-        log_write(LOG_WARNING, "not ready: the store cannot be read, or its log not followed");
+    daemon_note_readiness(daemon);
+}
+
+static void on_count(evutil_socket_t fd, short what, void *arg)
+{
+    struct daemon *daemon = arg;
+
+    (void)fd;
+    (void)what;
+    stat_set(&daemon->group->daemon.open_files, process_count_files());
 }
 
 /* --- start and stop --------------------------------------------------------------------------- */
@@ -167,24 +205,30 @@ static bool daemon_start_workers(struct daemon *daemon, char *error, size_t erro
         return false;
     daemon->group = worker_group_new(snapshot, socket, error, error_size);
     snapshot_unref(&snapshot);
-    return daemon->group != NULL;
+    if (daemon->group == NULL)
+        return false;
+    stat_set(&daemon->group->daemon.loaded_wall_ms, (uint64_t)clock_wall_ms());
+    stat_set(&daemon->group->daemon.open_files, process_count_files());
+    return true;
 }
 
 static void daemon_watch_signals(struct daemon *daemon)
 {
-    const struct timeval watch = {.tv_usec = WATCH_MS * 1000L};
+    const struct timeval watch = {.tv_usec = WATCH_MS * 1000L}, count = {.tv_sec = COUNT_FILES_S};
 
     daemon->signals[0] = evsignal_new(daemon->base, SIGTERM, on_stop, daemon);
     daemon->signals[1] = evsignal_new(daemon->base, SIGINT, on_stop, daemon);
     daemon->signals[2] = evsignal_new(daemon->base, SIGHUP, on_reload, daemon);
     daemon->watch = event_new(daemon->base, -1, EV_PERSIST, on_watch, daemon);
-    if (daemon->watch == NULL)
+    daemon->count = event_new(daemon->base, -1, EV_PERSIST, on_count, daemon);
+    if (daemon->watch == NULL || daemon->count == NULL)
         abort();
     for (size_t i = 0; i < ARRAY_SIZE(daemon->signals); i++) {
         if (daemon->signals[i] == NULL || event_add(daemon->signals[i], NULL) != 0)
             abort();
     }
     (void)event_add(daemon->watch, &watch);
+    (void)event_add(daemon->count, &count);
 }
 
 /* Workers leave all signals to the main thread. */
@@ -206,6 +250,8 @@ static void daemon_free(struct daemon *daemon)
     }
     if (daemon->watch != NULL)
         event_free(daemon->watch);
+    if (daemon->count != NULL)
+        event_free(daemon->count);
     worker_group_free(&daemon->group);
     embedded_stop(&daemon->embedded);
     event_base_free(daemon->base);
@@ -214,7 +260,9 @@ static void daemon_free(struct daemon *daemon)
 
 int daemon_run(const struct config *config)
 {
-    struct daemon daemon = {.config = config, .base = event_base_new()};
+    struct daemon daemon = {.config = config,
+                            .base = event_base_new(),
+                            .unready = "The daemon starts."};
     char error[ERROR_MAX] = "";
 
     if (daemon.base == NULL)

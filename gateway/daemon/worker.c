@@ -122,19 +122,36 @@ static void on_gap(void *arg)
     connections_distrust(worker);
 }
 
-static void worker_stop_listening(struct worker *worker)
+enum whom {
+    CLIENTS,  /* all listeners of the configuration */
+    EVERYONE, /* the operator's own as well */
+};
+
+static void worker_stop_listening(struct worker *worker, enum whom whom)
 {
     list_for_each_safe (link, following, &worker->listeners) {
         struct listener *listener = listener_of_link(link);
-        listener_free(&listener);
+        if (whom == EVERYONE || !listener_is_operators_own(listener))
+            listener_free(&listener);
     }
+}
+
+/* The first worker has the operator's socket, at which one can see how the others drain. */
+static bool worker_is_drained(const struct worker *worker)
+{
+    const struct worker_group *group = worker->group;
+
+    for (size_t i = 1; worker->index == 0 && i < group->n; i++) {
+        if (!atomic_load(&group->workers[i]->finished))
+            return false;
+    }
+    return connections_are_drained(worker) && list_is_empty(&worker->leases);
 }
 
 static void worker_end_when_drained(struct worker *worker)
 {
-    bool done = worker->n_connections == 0 && list_is_empty(&worker->leases);
-
-    if (worker->draining && (done || clock_monotonic_ms() >= worker->drain_until_ms))
+    if (worker->draining &&
+        (worker_is_drained(worker) || clock_monotonic_ms() >= worker->drain_until_ms))
         (void)event_base_loopbreak(worker->base);
 }
 
@@ -156,7 +173,7 @@ static void worker_obey_drain(struct worker *worker)
     worker->drain_until_ms = clock_monotonic_ms() + within_ms;
     list_for_each_safe (link, following, &worker->listeners)
         listener_accept_rest(listener_of_link(link));
-    worker_stop_listening(worker);
+    worker_stop_listening(worker, CLIENTS);
     connections_drain(worker, within_ms);
     worker_end_when_drained(worker);
 }
@@ -192,14 +209,35 @@ static void on_sweep(evutil_socket_t fd, short what, void *arg)
     worker_end_when_drained(arg);
 }
 
+/* A tick that is late says for how long something else kept the loop. */
+static void worker_note_lag(struct worker *worker)
+{
+    int64_t now_us = clock_monotonic_us();
+
+    if (worker->tick_due_us != 0)
+        histogram_observe(&worker->stats->loop_lag, now_us - worker->tick_due_us);
+    worker->tick_due_us = now_us + TICK_MS * 1000L;
+    stat_set(&worker->stats->ticked_ms, (uint64_t)(now_us / 1000));
+}
+
+static void worker_note_store(struct worker *worker)
+{
+    struct stats *stats = worker->stats;
+
+    stat_set(&stats->store_ready, store_is_ready(worker->store));
+    stat_set(&stats->store_fresh, store_is_fresh(worker->store));
+    stat_set(&stats->log_stale_ms, (uint64_t)store_stale_ms(worker->store));
+    stat_set(&stats->store.reconnects, store_reconnects(worker->store));
+}
+
 static void on_tick(evutil_socket_t fd, short what, void *arg)
 {
     struct worker *worker = arg;
 
     (void)fd;
     (void)what;
-    stat_set(&worker->stats->store_ready, store_is_ready(worker->store));
-    stat_set(&worker->stats->store_fresh, store_is_fresh(worker->store));
+    worker_note_lag(worker);
+    worker_note_store(worker);
     peer_log_tell(worker, clock_monotonic_ms());
     worker_end_when_drained(worker);
 }
@@ -228,7 +266,7 @@ static void *worker_main(void *arg)
     on_tick(-1, 0, worker);
     (void)event_base_dispatch(worker->base);
     /* Everything of this thread ends on this thread. */
-    worker_stop_listening(worker);
+    worker_stop_listening(worker, EVERYONE);
     connections_close_all(worker);
     config_write_release_cancel_all(worker);
     connections_sweep(worker);
@@ -285,6 +323,7 @@ static struct worker *worker_new(struct worker_group *group, unsigned index,
     worker->index = index;
     worker->group = group;
     worker->stats = &group->stats[index];
+    stats_init(worker->stats, config);
     worker->base = worker_base_new();
     worker->scratch = mem_array(1, WORKER_SCRATCH_SIZE);
     worker->random.used = sizeof(worker->random.bytes);
@@ -298,7 +337,10 @@ static struct worker *worker_new(struct worker_group *group, unsigned index,
     (void)pthread_mutex_init(&worker->lock, NULL);
     worker_init_events(worker);
     worker->generation = generation_new(worker, snapshot_ref(snapshot));
-    const struct store_handlers handlers = {.on_cut = on_cut, .on_gap = on_gap, .arg = worker};
+    const struct store_handlers handlers = {.on_cut = on_cut,
+                                            .on_gap = on_gap,
+                                            .arg = worker,
+                                            .stats = &worker->stats->store};
     worker->store_config = config_ref(config);
     worker->store = store_new(worker->base, worker->store_config, group->store_socket, &handlers);
     if (index == 0)
@@ -309,7 +351,7 @@ static struct worker *worker_new(struct worker_group *group, unsigned index,
 static void worker_free(struct worker *worker)
 {
     /* Only when the thread was never started is any of this left. */
-    worker_stop_listening(worker);
+    worker_stop_listening(worker, EVERYONE);
     stalled_watch_free(&worker->stalled);
     store_free(&worker->store);
     config_unref(&worker->store_config);
@@ -464,6 +506,8 @@ void worker_group_free(struct worker_group **group_at)
     for (size_t i = 0; i < group->n; i++)
         worker_free(group->workers[i]);
     upstream_counts_free(&group->upstream_counts);
+    for (size_t i = 0; i < group->n; i++)
+        stats_deinit(&group->stats[i]);
     mem_free(group->workers);
     budget_free(&group->budget);
     mem_free(group->stats);

@@ -69,8 +69,18 @@ struct worker {
     struct event *wake_event;
     struct event *tick;
     struct event *log_flush; /* armed while lines of the access log wait */
+    int64_t tick_due_us;     /* monotonic; 0: the loop has not begun */
     int64_t drain_until_ms;
     atomic_bool finished; /* the loop has ended; read by the main thread */
+};
+
+/* What the main thread counts. */
+struct daemon_stats {
+    counter reloads;         /* that took effect */
+    counter reloads_refused; /* that left everything as it was */
+    counter loaded_wall_ms;  /* gauge: when the configuration in force was read */
+    counter open_files;      /* gauge, a few seconds old: counting them takes a while */
+    counter draining;        /* gauge, 0 or 1 */
 };
 
 /* All workers; made and driven by the main thread. */
@@ -80,6 +90,7 @@ struct worker_group {
     struct stats *stats;                     /* owned array, one a worker */
     struct budget *budget;                   /* owned */
     struct upstream_counts *upstream_counts; /* owned */
+    struct daemon_stats daemon;
     const char *store_socket;
 };
 
@@ -92,7 +103,7 @@ void worker_group_start(struct worker_group *group);
 /* New connections are served under `snapshot`; older ones that it no longer trusts are cut.
  * Thread-safe. */
 void worker_group_reload(struct worker_group *group, struct snapshot *snapshot);
-/* Stops accepting, lets exchanges in flight end within drain_timeout, then ends the threads.
+/* Stops accepting clients, lets exchanges in flight end within drain_timeout, then ends the threads.
  * worker_group_join() waits. */
 void worker_group_drain(struct worker_group *group);
 /* Ends the threads now. */

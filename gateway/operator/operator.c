@@ -483,17 +483,24 @@ static void serve_live(struct exchange *ex, const struct str *names)
 
 static void serve_ready(struct exchange *ex, const struct str *names)
 {
+    const struct worker_group *group = exchange_env(ex)->worker->group;
+    const char *unready = metrics_unready(group);
+
     (void)names;
-    if (metrics_is_ready(exchange_env(ex)->worker->group))
+    if (unready == NULL)
         exchange_answer_text(ex, 200, REASON_OK, "text/plain", STR("ready\n"));
     else
-        exchange_refuse(ex, REASON_STORE_UNAVAILABLE,
-                        "Not every worker can read the store and follow its log.");
+        exchange_refuse(ex,
+                        stat_get(&group->daemon.draining) != 0 ? REASON_DRAINED
+                                                               : REASON_STORE_UNAVAILABLE,
+                        unready);
 }
 
 static void serve_metrics(struct exchange *ex, const struct str *names)
 {
-    CLEANUP(mem_free_at) char *text = metrics_format(exchange_env(ex)->worker->group);
+    const struct exchange_env *env = exchange_env(ex);
+    CLEANUP(mem_free_at)
+    char *text = metrics_format(env->worker->group, env->generation->snapshot);
 
     (void)names;
     exchange_answer_text(ex, 200, REASON_OK, "text/plain; version=0.0.4", str_c(text));

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The operator's own API, on a Unix socket that only the daemon's user (and root) can open:
  *
- *   GET    /livez, /readyz, /metrics
+ *   GET    /livez      200 while the daemon lives
+ *   GET    /readyz     200 while devices are served; else 503 with what is missing, see
+ *                      metrics_unready(). Answers during a drain too, up to the end.
+ *   GET    /metrics
  *   GET    /v1/devices/NAME
  *   POST   /v1/devices/NAME/cancel-rotation   {"reason"}
  *   POST   /v1/devices/NAME/accept-key        {"reason", "pubkey": PEM}

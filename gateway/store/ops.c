@@ -19,18 +19,14 @@ static void op_on_reply(const redisReply *reply, void *arg);
 
 static void op_count(struct store_op *op)
 {
-    struct ops *ops = op->ops;
-    int64_t took_us = clock_monotonic_us() - op->started_us;
+    struct store_stats *stats = op->ops->stats;
 
     if (op->result == STORE_CONFLICT)
-        ops->stats.conflicts++;
-    if (op->result == STORE_UNAVAILABLE) {
-        ops->stats.failures++;
-    } else if (op->via != NULL) { /* not a pause, nor what stands for others */
-        ops->stats.latency_us_sum += (uint64_t)took_us;
-        if (ops->on_latency != NULL)
-            ops->on_latency(op->command, took_us, ops->latency_arg);
-    }
+        stat_add(&stats->conflicts, 1);
+    if (op->result == STORE_UNAVAILABLE)
+        stat_add(&stats->failures, 1);
+    else if (op->via != NULL) /* not a pause, nor what stands for others */
+        histogram_observe(&stats->latency[op->command], clock_monotonic_us() - op->started_us);
 }
 
 /* The one place where an operation ends. */
@@ -142,7 +138,7 @@ static bool op_send(struct store_op *op)
     op->n_replies = command.n_replies;
     if (!link_send(op->via, &command))
         return false;
-    op->ops->stats.commands++;
+    stat_add(&op->ops->stats->commands, 1);
     return true;
 }
 
@@ -279,14 +275,9 @@ static void op_on_reply(const redisReply *reply, void *arg)
 /* Life. */
 
 void ops_init(struct ops *ops, struct event_base *base, const struct config *config,
-              const struct store_handlers *handlers)
+              struct store_stats *stats)
 {
-    *ops = (struct ops){
-        .base = base,
-        .config = config,
-        .on_latency = handlers->on_latency,
-        .latency_arg = handlers->arg,
-    };
+    *ops = (struct ops){.base = base, .config = config, .stats = stats};
     list_init(&ops->sent);
     list_init(&ops->deferred);
     ops->deferral = evtimer_new(base, on_deferral, ops);

@@ -25,17 +25,15 @@ struct redisReply;
 struct ops {
     struct event_base *base;
     const struct config *config;
-    store_latency_fn *on_latency; /* NULL: nobody wants to know */
-    void *latency_arg;
     struct list sent;
     struct list deferred;
     struct event *deferral; /* owned: a timer */
     struct refusal_log refusals;
-    struct store_stats stats;
+    struct store_stats *stats; /* borrowed from the store's owner */
 };
 
 void ops_init(struct ops *ops, struct event_base *base, const struct config *config,
-              const struct store_handlers *handlers);
+              struct store_stats *stats);
 /* After the links were closed: ends what is deferred. */
 void ops_deinit(struct ops *ops);
 

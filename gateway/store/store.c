@@ -627,7 +627,7 @@ struct store *store_new(struct event_base *base, const struct config *config, co
 
     store->config = config;
     store->keys = keys_new(config);
-    ops_init(&store->ops, base, config, handlers);
+    ops_init(&store->ops, base, config, handlers->stats);
     store->link = link_new(base, config, socket, "commands", &link_handlers);
     if (config->store.wait_replicas > 0)
         store->commit_link = link_new(base, config, socket, "commits", &link_handlers);
@@ -683,12 +683,23 @@ void store_note_seen(struct store *store, const char *device, const char *addres
     seen_note(store->seen, device, address);
 }
 
-struct store_stats store_stats(const struct store *store)
+void store_stats_init(struct store_stats *stats)
 {
-    struct store_stats stats = store->ops.stats;
+    memset(stats, 0, sizeof(*stats));
+    for (size_t i = 0; i < STORE_COMMAND_COUNT; i++)
+        histogram_init(&stats->latency[i], &histogram_latency);
+}
 
-    stats.reconnects = link_reconnects(store->link) + tail_reconnects(store->tail);
+uint64_t store_reconnects(const struct store *store)
+{
+    uint64_t reconnects = link_reconnects(store->link) + tail_reconnects(store->tail);
+
     if (store->commit_link != NULL)
-        stats.reconnects += link_reconnects(store->commit_link);
-    return stats;
+        reconnects += link_reconnects(store->commit_link);
+    return reconnects;
+}
+
+void store_count_transition(struct store *store, enum reason reason)
+{
+    stat_add(&store->ops.stats->transitions[reason], 1);
 }

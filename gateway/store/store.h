@@ -29,6 +29,7 @@
 
 #include <event2/event.h>
 
+#include "gateway/base/histogram.h"
 #include "gateway/base/macros.h"
 #include "gateway/config/config.h"
 #include "policy/admission.h"
@@ -88,20 +89,31 @@ typedef void store_cut_fn(const struct store_cut *cut, void *arg);
  * before, was decided without it. */
 typedef void store_gap_fn(void *arg);
 
-/* A command was answered, after so long; what was refused or given up does not count. May not ask
- * the store. */
 enum store_command {
     STORE_COMMAND_READ,   /* a record with its denials: what an admission waits for */
     STORE_COMMAND_COMMIT, /* a change, with its WAIT if there is one */
     STORE_COMMAND_OTHER,
+    STORE_COMMAND_COUNT
 };
-typedef void store_latency_fn(enum store_command command, int64_t took_us, void *arg);
+
+/* What a store counts, for metrics. It belongs to the store's owner, so that other threads may read
+ * it however the store ends. */
+struct store_stats {
+    counter commands;
+    counter failures; /* operations that ended with STORE_UNAVAILABLE */
+    counter conflicts;
+    counter reconnects;                            /* set by the owner, from store_reconnects() */
+    counter transitions[REASON_COUNT];             /* changes of records that made an event */
+    struct histogram latency[STORE_COMMAND_COUNT]; /* of commands that were answered; what was
+                                                      refused or given up does not count */
+};
+void store_stats_init(struct store_stats *stats);
 
 struct store_handlers {
     store_cut_fn *on_cut;
     store_gap_fn *on_gap;
-    store_latency_fn *on_latency; /* NULL: nobody wants to know */
     void *arg;
+    struct store_stats *stats; /* borrowed from the owner, outlives the store */
 };
 
 /* `config` is borrowed and outlives the store, reloads notwithstanding: nothing that the store
@@ -201,12 +213,7 @@ struct store_op *store_read_events(struct store *store, uint32_t partition, size
  * number. */
 uint32_t store_partition(const struct config *config, const char *device);
 
-/* For metrics. Counted since the start. */
-struct store_stats {
-    uint64_t commands;
-    uint64_t failures; /* commands that ended with STORE_UNAVAILABLE */
-    uint64_t conflicts;
-    uint64_t reconnects;
-    uint64_t latency_us_sum; /* of answered commands */
-};
-struct store_stats store_stats(const struct store *store);
+/* For transition.c: a change for that reason is committed. */
+void store_count_transition(struct store *store, enum reason reason);
+/* How often its links were up again. */
+uint64_t store_reconnects(const struct store *store);

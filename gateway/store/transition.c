@@ -88,9 +88,11 @@ static void on_committed(enum store_result result, void *arg)
     const struct proposal *proposal = transition->proposal;
 
     transition->op = NULL;
-    if (result == STORE_OK)
+    if (result == STORE_OK) {
+        if (proposal->decision.commits && proposal->decision.change.n_events > 0)
+            store_count_transition(transition->store, proposal->decision.reason);
         transition_finish(transition, STORE_OK, &proposal->view, &proposal->decision);
-    else if (result == STORE_CONFLICT)
+    } else if (result == STORE_CONFLICT)
         transition_try_again(transition);
     else
         transition_finish(transition, result, NULL, NULL);

@@ -17,6 +17,7 @@ struct session_facts;
 struct handshake_notes {
     char error[HANDSHAKE_ERROR_MAX + 1]; /* one sentence, or empty: the first precise one stays */
     char server_name[HANDSHAKE_NAME_MAX + 1]; /* SNI in lower case */
+    bool certificate_refused;                 /* the client's chain is not trusted */
     bool can_resume;          /* at TLS 1.3: the client said that it takes tickets */
     bool certificate_expired; /* and let through within the grace */
     bool close_notify;        /* the peer has ended its side in order */

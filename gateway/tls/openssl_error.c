@@ -48,6 +48,24 @@ static void write_text(unsigned long code, char *out, size_t size)
         str_copy_cut(out, size, STR("unknown TLS error"));
 }
 
+/* Alerts are numbered from SSL_AD_REASON_OFFSET on: the peer said this, not we. */
+static bool is_alert(unsigned long code)
+{
+    return ERR_GET_LIB(code) == ERR_LIB_SSL && ERR_GET_REASON(code) >= SSL_AD_REASON_OFFSET;
+}
+
+enum stream_failure openssl_error_kind(void)
+{
+    unsigned long code = ERR_peek_error();
+
+    if (is_alert(code))
+        return STREAM_FAILURE_ALERT;
+    if (ERR_GET_LIB(code) == ERR_LIB_SSL &&
+        ERR_GET_REASON(code) == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE)
+        return STREAM_FAILURE_NO_CERTIFICATE;
+    return STREAM_FAILURE_PROTOCOL;
+}
+
 void openssl_error_take(char *out, size_t size)
 {
     unsigned long code = ERR_peek_error();
@@ -55,8 +73,7 @@ void openssl_error_take(char *out, size_t size)
 
     write_text(code, text, sizeof(text));
     ERR_clear_error();
-    /* Alerts are numbered from SSL_AD_REASON_OFFSET on: the peer said this, not we. */
-    if (ERR_GET_LIB(code) == ERR_LIB_SSL && ERR_GET_REASON(code) >= SSL_AD_REASON_OFFSET)
+    if (is_alert(code))
         (void)snprintf(out, size, "the peer refused: %s", text);
     else
         str_copy_cut(out, size, str_c(text));

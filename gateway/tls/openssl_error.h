@@ -8,8 +8,12 @@
 
 #include <stddef.h>
 
+#include "gateway/tls/stream.h"
+
 /* Takes the whole queue of this thread and writes what its oldest entry says, in our words where we
  * have some
  * ("the client offered no certificate"), else in OpenSSL's. "unknown TLS error" for an empty queue.
  */
 void openssl_error_take(char *out, size_t size);
+/* Whose fault the queue's oldest entry is; leaves the queue as it is. */
+enum stream_failure openssl_error_kind(void);

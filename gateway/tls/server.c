@@ -12,6 +12,7 @@
 #include "gateway/tls/client_hello.h"
 #include "gateway/tls/digest.h"
 #include "gateway/tls/handshake.h"
+#include "gateway/tls/identity.h"
 #include "gateway/tls/library.h"
 #include "gateway/tls/openssl_error.h"
 #include "gateway/tls/pem_file.h"
@@ -260,4 +261,25 @@ enum tls_trust tls_server_recheck(const struct tls_server *server, const struct 
     if (ca == NULL || ca->state == ISSUER_STATE_REVOKED || trust_is_revoked(ca, peer->serial))
         return TLS_TRUST_GONE;
     return TLS_TRUST_STANDS;
+}
+
+int64_t tls_server_expires_ms(const struct tls_server *server)
+{
+    int64_t expires_ms;
+
+    return identity_time_ms(X509_get0_notAfter(SSL_CTX_get0_certificate(server->context)),
+                            &expires_ms)
+               ? expires_ms
+               : 0;
+}
+
+void tls_server_visit_cas(const struct tls_server *server, tls_ca_fn *visit, void *arg)
+{
+    const struct trust_ca *ca;
+
+    for (size_t i = 0; (ca = trust_ca_at(server->trust, i)) != NULL; i++) {
+        int64_t expires_ms = 0;
+        (void)!identity_time_ms(X509_get0_notAfter(ca->certificate), &expires_ms);
+        visit(ca->name, expires_ms, ca->crl_expires_ms, arg);
+    }
 }

@@ -38,6 +38,13 @@ enum tls_trust {
  * Without cryptography: issuer, issuer's state and CRL membership only. */
 enum tls_trust tls_server_recheck(const struct tls_server *server, const struct stream_peer *peer);
 
+/* When the first of the listener's own certificates expires, in ms since 1970. */
+int64_t tls_server_expires_ms(const struct tls_server *server);
+/* For each CA that the listener trusts: its name in the configuration, "" for operators' CAs; when
+ * its certificate and its CRL expire, INT64_MAX for no CRL, or one without end. */
+typedef void tls_ca_fn(const char *name, int64_t expires_ms, int64_t crl_expires_ms, void *arg);
+void tls_server_visit_cas(const struct tls_server *server, tls_ca_fn *visit, void *arg);
+
 /* Once, before the first server is made, and before threads are started. Ignores SIGPIPE in the
  * whole process. */
 void tls_init(void);

@@ -23,7 +23,8 @@ struct stream {
     bool failed;      /* nothing more can be done with it but stream_free() */
     bool
         misbehaved; /* failed by what TLS forbids: its session must not be resumed (RFC 8446, 6.2) */
-    bool read_dry;  /* the last read found no whole record, neither buffered nor on the socket */
+    enum stream_failure failure; /* by TLS; NONE: no failure, or the peer went away */
+    bool read_dry; /* the last read found no whole record, neither buffered nor on the socket */
     bool resumption_allowed;   /* once a connection */
     struct tls_server *server; /* borrowed, see stream_new_tls(); NULL for plain streams */
     SSL *ssl;                  /* owned; NULL for plain streams */
@@ -103,6 +104,8 @@ static enum stream_result stream_fail_tls(struct stream *stream)
     char text[160];
 
     stream->misbehaved = true;
+    stream->failure =
+        stream->notes.certificate_refused ? STREAM_FAILURE_CERTIFICATE : openssl_error_kind();
     openssl_error_take(text, sizeof(text));
     return stream_fail(stream, str_c(text));
 }
@@ -250,6 +253,11 @@ bool stream_peer_uid(const struct stream *stream, uint32_t *out_uid)
         return false;
     *out_uid = credentials.uid;
     return true;
+}
+
+enum stream_failure stream_failure(const struct stream *stream)
+{
+    return stream->failure != STREAM_FAILURE_NONE ? stream->failure : STREAM_FAILURE_CLOSED;
 }
 
 const char *stream_error(const struct stream *stream)

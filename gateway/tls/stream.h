@@ -34,6 +34,18 @@ enum stream_result {
     STREAM_ERROR,  /* over; stream_error() says why */
 };
 
+/* Why a handshake came to nothing, for metrics; stream_error() is for people. */
+enum stream_failure {
+    STREAM_FAILURE_NONE,
+    STREAM_FAILURE_CLOSED,  /* the peer went away in the midst */
+    STREAM_FAILURE_TIMEOUT, /* the stream's owner had enough of it: never said by the stream */
+    STREAM_FAILURE_NO_CERTIFICATE, /* the peer offered none */
+    STREAM_FAILURE_CERTIFICATE,    /* what it offered is not trusted */
+    STREAM_FAILURE_ALERT,          /* the peer refused: it does not trust us, mostly */
+    STREAM_FAILURE_PROTOCOL,       /* no common version or cipher, or not TLS at all */
+    STREAM_FAILURE_COUNT
+};
+
 /* What the certificate says, judged once after a full handshake. */
 enum peer_identity {
     PEER_NO_CERTIFICATE,  /* none was offered (client certificate optional) */
@@ -114,6 +126,9 @@ enum stream_result stream_drain(struct stream *stream, void *scratch, size_t siz
 
 /* After ERROR: the peer broke TLS itself (a forged record, an alert), it did not just go away. */
 bool stream_is_violated(const struct stream *stream);
+
+/* Of a handshake that ended with ERROR. */
+enum stream_failure stream_failure(const struct stream *stream);
 
 /* One sentence, "" when nothing failed; valid until the next call on the stream. The first failure
  * stays. Parts of it may be the peer's text (the name in a certificate), printable ASCII only. */

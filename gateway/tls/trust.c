@@ -417,6 +417,7 @@ static int refuse(X509_STORE_CTX *verification, struct handshake_notes *notes)
     const X509 *certificate = X509_STORE_CTX_get_current_cert(verification);
     char name[80] = "no certificate";
 
+    notes->certificate_refused = true;
     if (notes->error[0] != '\0')
         return 0;
     if (certificate != NULL)

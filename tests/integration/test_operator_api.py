@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import socket
 import stat
 import subprocess
@@ -23,7 +21,6 @@ from conftest import NewDevice, StartGateway
 from device import Device
 from gateway import Gateway, check_config
 from pki import Identity, Pki, new_key, public_pem
-from prometheus_text import Family, parse
 from redis_server import RedisServer
 from wire import Headers, Reader, Response, request
 
@@ -101,83 +98,6 @@ def test_what_needs_the_store_says_so(gateway: Gateway, redis: RedisServer) -> N
         assert_problem(response, 503, "store-unavailable")
         assert response.header("Retry-After") is not None
     redis.start()
-
-
-# --- metrics -------------------------------------------------------------------------------------
-
-
-def families(gateway: Gateway) -> dict[str, Family]:
-    response = gateway.operator.get("/metrics")
-    assert response.status == 200
-    assert response.header("Content-Type") == "text/plain; version=0.0.4"
-    return parse(response.body.decode("ascii"))
-
-
-def value(gateway: Gateway, name: str, **labels: str) -> float:
-    return families(gateway)[name].samples.get(tuple(labels.items()), 0)
-
-
-def test_metrics_are_well_formed_and_name_no_device(
-    gateway: Gateway, new_device: NewDevice, next_identity: NextIdentity, backend: Backend
-) -> None:
-    """Whatever happened. Labels that grow with the fleet would bury the one who collects them."""
-    device = new_device()
-    successor = next_identity(device)
-    assert device.get("/secret-path").status == 200
-    assert announce(device, successor).status == 200
-    assert device.with_identity(successor).get("/").status == 200
-    assert device.get("/").status == 403
-    assert ask(gateway, "GET", "/nothing").status == 404
-
-    found = families(gateway)
-    assert {"dgw_requests_total", "dgw_admissions_total", "dgw_ready"} <= found.keys()
-    text = gateway.operator.get("/metrics").body.decode()
-    for name in (device.name, device.identity.key_id, successor.key_id, "secret-path", "127.0.0.1"):
-        assert name not in text
-    labels = {label for family in found.values() for labels in family.samples for label in labels}
-    assert {name for name, _ in labels} == {"reason", "result"}
-    assert all(re.fullmatch(r"[a-z-]+", text) for _, text in labels)
-    if shutil.which("promtool"):
-        done = subprocess.run(["promtool", "check", "metrics"], input=text.encode())
-        assert done.returncode == 0
-
-
-def test_counters_move_as_they_should(
-    gateway: Gateway, new_device: NewDevice, next_identity: NextIdentity
-) -> None:
-    """Exactly as often as something happened; and a promotion is one on one worker."""
-
-    def now(name: str, **labels: str) -> float:
-        return value(gateway, name, **labels)
-
-    device = new_device()
-    context = device.context("1.3")
-    with device.connect(context=context) as connection:
-        wait_until(lambda: now("dgw_connections_open") == 2, "the device's and our own are open")
-        for _ in range(3):
-            assert connection.request("GET", "/").status == 200
-        session = connection.session()
-    with device.connect(context=context, session=session) as connection:
-        assert connection.resumed
-        assert connection.request("GET", "/").status == 200
-    assert now("dgw_handshakes_total", result="full") == 1
-    assert now("dgw_handshakes_total", result="resumed") == 1
-    assert now("dgw_admissions_total", reason="registered") == 1
-    assert now("dgw_admissions_total", reason="admitted") == 1
-
-    successor = device.with_identity(next_identity(device))
-    with device.connect() as old:
-        assert old.request("GET", "/").status == 200
-        assert announce(device, successor.identity).status == 200
-        assert successor.get("/").status == 200
-        old.await_close()
-    assert device.get("/").status == 403
-    assert now("dgw_admissions_total", reason="promoted") == 1
-    assert now("dgw_admissions_total", reason="key-denied") == 1
-    assert now("dgw_requests_total", reason="announced") == 1
-    assert now("dgw_requests_total", reason="key-denied") == 1
-    wait_until(lambda: now("dgw_connections_open") == 1, "all but our own are closed")
-    assert now("dgw_connections_cut_total") >= 1
 
 
 # --- devices -------------------------------------------------------------------------------------

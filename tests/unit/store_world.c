@@ -41,12 +41,14 @@ static void on_gap(void *arg)
     world->n_gaps++;
 }
 
-static void on_latency(enum store_command command, int64_t took_us, void *arg)
+size_t world_answered(const struct world *world, enum store_command command)
 {
-    struct world *world = arg;
+    const struct histogram *latency = &world->stats.latency[command];
+    size_t n = 0;
 
-    assert_true(took_us >= 0);
-    world->n_answered[command]++;
+    for (size_t i = 0; i <= latency->shape->n; i++)
+        n += stat_get(&latency->counts[i]);
+    return n;
 }
 
 struct config test_config(void)
@@ -67,11 +69,12 @@ struct config test_config(void)
 void world_open(struct world *world, struct redis_fixture *redis, const struct config *config)
 {
     const struct timeval tick = {.tv_usec = 5000};
-    const struct store_handlers handlers = {on_cut, on_gap, on_latency, world};
+    const struct store_handlers handlers = {on_cut, on_gap, world, &world->stats};
 
     memset(world, 0, sizeof(*world));
     world->redis = redis;
     world->config = *config;
+    store_stats_init(&world->stats);
     world->base = event_base_new();
     world->tick = event_new(world->base, -1, EV_PERSIST, on_tick, NULL);
     event_add(world->tick, &tick);
@@ -81,7 +84,7 @@ void world_open(struct world *world, struct redis_fixture *redis, const struct c
 
 struct store *world_add_store(struct world *world)
 {
-    const struct store_handlers handlers = {on_cut, on_gap, on_latency, world};
+    const struct store_handlers handlers = {on_cut, on_gap, world, &world->stats};
 
     return store_new(world->base, &world->config, world->redis->socket, &handlers);
 }

@@ -30,10 +30,10 @@ struct world {
     struct event_base *base;
     struct event *tick;
     struct store *store;
+    struct store_stats stats; /* of all stores of this world */
     struct seen_cut cuts[CUTS_MAX];
     size_t n_cuts;
     size_t n_gaps;
-    size_t n_answered[STORE_COMMAND_OTHER + 1]; /* by enum store_command */
 };
 
 /* What an operation has answered. */
@@ -59,6 +59,8 @@ void world_open(struct world *world, struct redis_fixture *redis, const struct c
 void world_close(struct world *world);
 /* Another store on the same loop; store_free() is the caller's. */
 struct store *world_add_store(struct world *world);
+/* How many commands have got an answer. */
+size_t world_answered(const struct world *world, enum store_command command);
 /* Lets the loop turn. */
 void world_run(struct world *world, int64_t ms);
 /* Lets the loop turn until it is so, or the test fails. */

@@ -818,6 +818,9 @@ static void listeners_must_know_their_clients(void **state)
         {"listeners: [{name: a, clients: operators, address: unix:/o}]\n"
          "operator: {socket: /o}\n",
          "g.yaml:1:52: listeners[0].address: is the same as operator.socket"},
+        {"listeners: [{name: operator, clients: operators, address: unix:a}]\n",
+         "g.yaml:1:20: listeners[0].name: \"operator\" is the operators' own socket in log and "
+         "metrics; take another"},
         {"listeners: [{name: a, clients: operators, address: unix:/o, certificate: \"a\\nb\"}]\n",
          "g.yaml:1:74: listeners[0].certificate: \"a\\x0ab\" has a control character (the PEM file "
          "of the server's certificate and its chain, leaf first)"},

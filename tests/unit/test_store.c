@@ -151,9 +151,9 @@ static void the_time_of_answered_commands_is_told(void **state)
     assert_int_equal(commit_of(world, "d1", &change), STORE_CONFLICT);
     (void)ask(world, &(struct store_query){.device = "d1"});
     (void)events_of(world, 0, 8);
-    assert_int_equal(world->n_answered[STORE_COMMAND_READ], 1);
-    assert_int_equal(world->n_answered[STORE_COMMAND_COMMIT], 2);
-    assert_int_equal(world->n_answered[STORE_COMMAND_OTHER], 1);
+    assert_int_equal(world_answered(world, STORE_COMMAND_READ), 1);
+    assert_int_equal(world_answered(world, STORE_COMMAND_COMMIT), 2);
+    assert_int_equal(world_answered(world, STORE_COMMAND_OTHER), 1);
 }
 
 static void a_commit_on_another_version_writes_nothing(void **state)
@@ -174,7 +174,7 @@ static void a_commit_on_another_version_writes_nothing(void **state)
     change.next.version = 2;
     assert_int_equal(commit_of(world, "d1", &change), STORE_OK);
     assert_int_equal(redis_fixture_number(&shared, "XLEN test:{p00}:events"), 1);
-    assert_int_equal(store_stats(world->store).conflicts, 2);
+    assert_int_equal(stat_get(&world->stats.conflicts), 2);
 }
 
 static void each_denial_is_seen_for_what_it_is(void **state)
@@ -326,7 +326,7 @@ static void scripts_come_back_after_a_flush(void **state)
     assert_int_equal(ask(world, &(struct store_query){.device = "d1"}).result, STORE_OK);
     redis_fixture_do(&shared, "SCRIPT FLUSH");
     assert_int_equal(commit_of(world, "d1", &change), STORE_OK);
-    assert_int_equal(store_stats(world->store).failures, 0);
+    assert_int_equal(stat_get(&world->stats.failures), 0);
 }
 
 static void what_is_no_record_is_told_so(void **state)

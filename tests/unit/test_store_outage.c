@@ -44,7 +44,7 @@ static void a_stalled_redis_is_given_up_in_time(void **state)
     redis_fixture_signal(&shared, SIGCONT);
     wait_until(world, store_is_ready(world->store));
     assert_int_equal(ask(world, &query).result, STORE_OK);
-    assert_int_equal(store_stats(world->store).failures, 4);
+    assert_int_equal(stat_get(&world->stats.failures), 4);
 }
 
 static void what_was_acknowledged_survives_a_killed_redis(void **state)

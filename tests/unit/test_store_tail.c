@@ -89,7 +89,7 @@ static void a_broken_tail_goes_on_where_it_was(void **state)
     assert_string_equal(world->cuts[1].id, HEX_B);
     assert_int_equal(world->n_gaps, 1);
     wait_until(world, store_is_ready(world->store) && store_is_fresh(world->store));
-    assert_true(store_stats(world->store).reconnects >= 2);
+    assert_true(store_reconnects(world->store) >= 2);
 }
 
 static void what_was_trimmed_unread_is_a_gap(void **state)
@@ -143,7 +143,7 @@ static void what_was_trimmed_behind_a_stalled_gateway_is_a_gap(void **state)
     redis_fixture_do(&shared, "XADD test:{p00}:events MAXLEN 1 * a b");
     wait_until(world, world->n_gaps > before);
     assert_int_equal(world->n_cuts, 1);
-    assert_int_equal(store_stats(world->store).reconnects, 0);
+    assert_int_equal(store_reconnects(world->store), 0);
 }
 
 /* Whoever reads on from a place takes its word for what it has found before: a gap that was seen in
@@ -160,7 +160,7 @@ static void a_gap_outlives_its_connection(void **state)
     /* XREAD waits, and XINFO behind it: the first will be answered and the second refused. */
     redis_fixture_do(&shared, "ACL SETUSER default -xinfo");
     redis_fixture_do(&shared, "XADD test:{p00}:events * device d1 cut slowly");
-    wait_until(world, store_stats(world->store).reconnects > 0);
+    wait_until(world, store_reconnects(world->store) > 0);
     redis_fixture_do(&shared, "ACL SETUSER default +xinfo");
     wait_until(world, store_is_ready(world->store));
     wait_until(world, world->n_gaps > before);
