@@ -191,6 +191,7 @@ struct config {
         size_t sessions; /* TLS sessions remembered for resumption; 0: none */
         int64_t session_lifetime_ms;
         size_t chain_depth;
+        size_t verified_chains; /* certificates whose verified chain is remembered; 0: none */
     } tls;
 
     struct {

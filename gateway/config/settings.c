@@ -262,6 +262,8 @@ static const struct setting tls_rows[] = {
      .help = "how long a TLS session may be resumed"},
     {COUNT("chain_depth", tls.chain_depth, "4", 1, 10),
      .help = "how many certificates there may be between a leaf and its root"},
+    {COUNT("verified_chains", tls.verified_chains, "100000", 0, 10000000),
+     .help = "how many clients' certificates are remembered as verified, a listener; 0: none"},
 };
 
 static const struct setting operator_rows[] = {

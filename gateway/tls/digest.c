@@ -19,15 +19,20 @@ static void fetch_sha256(void)
     sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
 }
 
-void digest_sha256(const uint8_t *data, size_t len, struct digest *out)
+void digest_sha256_bytes(const uint8_t *data, size_t len, uint8_t out[DIGEST_SIZE])
 {
-    uint8_t hash[EVP_MAX_MD_SIZE];
-
     (void)pthread_once(&sha256_once, fetch_sha256);
-    if (sha256 == NULL || EVP_Digest(data, len, hash, NULL, sha256, NULL) != 1) {
+    if (sha256 == NULL || EVP_Digest(data, len, out, NULL, sha256, NULL) != 1) {
         /* As with memory: nothing that follows could be right. */
         fputs("device-gateway: OpenSSL cannot compute SHA-256\n", stderr);
         abort();
     }
-    encode_hex(hash, 32, out->hex);
+}
+
+void digest_sha256(const uint8_t *data, size_t len, struct digest *out)
+{
+    uint8_t hash[DIGEST_SIZE];
+
+    digest_sha256_bytes(data, len, hash);
+    encode_hex(hash, sizeof(hash), out->hex);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* SHA-256 as policy knows it: lower-case hex. */
+/* SHA-256, in bytes and as policy knows it: lower-case hex. */
 #pragma once
 
 #include <stddef.h>
@@ -7,4 +7,7 @@
 
 #include "policy/record.h"
 
+enum { DIGEST_SIZE = 32 };
+
+void digest_sha256_bytes(const uint8_t *data, size_t len, uint8_t out[DIGEST_SIZE]);
 void digest_sha256(const uint8_t *data, size_t len, struct digest *out);

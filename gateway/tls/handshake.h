@@ -20,7 +20,8 @@ struct handshake_notes {
     bool certificate_refused;                 /* the client's chain is not trusted */
     bool can_resume;          /* at TLS 1.3: the client said that it takes tickets */
     bool certificate_expired; /* and let through within the grace */
-    bool close_notify;        /* the peer has ended its side in order */
+    size_t issuer;     /* after a full handshake: trust_ca_index() of who vouches; SIZE_MAX: none */
+    bool close_notify; /* the peer has ended its side in order */
     struct session_facts
         *facts; /* ref, from resumption_allow() or the resumed session; else NULL */
 };

@@ -7,6 +7,7 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 
+#include "gateway/base/clock.h"
 #include "gateway/base/log.h"
 #include "gateway/base/mem.h"
 #include "gateway/tls/client_hello.h"
@@ -155,6 +156,44 @@ static int on_verify(int good, X509_STORE_CTX *verification)
     return trust_verify(server->trust, good, verification, handshake_notes(ssl));
 }
 
+static bool digest_leaf(X509_STORE_CTX *verification, uint8_t out[DIGEST_SIZE])
+{
+    uint8_t *der = NULL;
+    int len = i2d_X509(X509_STORE_CTX_get0_cert(verification), &der);
+
+    if (len > 0)
+        digest_sha256_bytes(der, (size_t)len, out);
+    OPENSSL_free(der);
+    return len > 0;
+}
+
+/* In place of X509_verify_cert(): once a full handshake with a certificate. */
+static int on_chain(X509_STORE_CTX *verification, void *arg)
+{
+    const struct tls_server *server = arg;
+    SSL *ssl = X509_STORE_CTX_get_ex_data(verification, SSL_get_ex_data_X509_STORE_CTX_idx());
+    struct handshake_notes *notes = handshake_notes(ssl);
+    int64_t now_ms = clock_wall_ms();
+    uint8_t certificate[DIGEST_SIZE];
+    struct chain_verdict verdict;
+
+    if (!digest_leaf(verification, certificate)) {
+        X509_STORE_CTX_set_error(verification, X509_V_ERR_OUT_OF_MEM);
+        return 0;
+    }
+    if (verdicts_find(server->verdicts, certificate, now_ms, &verdict)) {
+        notes->issuer = verdict.issuer;
+        X509_STORE_CTX_set_error(verification, X509_V_OK);
+        return 1;
+    }
+    if (X509_verify_cert(verification) != 1)
+        return 0;
+    trust_conclude(server->trust, X509_STORE_CTX_get0_chain(verification), &verdict);
+    notes->issuer = verdict.issuer;
+    verdicts_put(server->verdicts, certificate, now_ms, &verdict);
+    return 1;
+}
+
 static void set_verification(struct tls_server *server, const struct config *config,
                              const struct config_listener *listener)
 {
@@ -164,6 +203,7 @@ static void set_verification(struct tls_server *server, const struct config *con
         mode |= SSL_VERIFY_FAIL_IF_NO_PEER_CERT;
     (void)SSL_CTX_set_app_data(server->context, server);
     SSL_CTX_set_verify(server->context, mode, on_verify);
+    SSL_CTX_set_cert_verify_callback(server->context, on_chain, server);
     SSL_CTX_set_verify_depth(server->context, (int)config->tls.chain_depth);
     trust_install(server->trust, server->context, listener->announce_cas);
 }
@@ -211,6 +251,7 @@ static bool server_build(struct tls_server *server, const struct config *config,
         !load_key(server->context, listener, error) ||
         !server_load_trust(server, config, listener, error))
         return false;
+    server->verdicts = verdicts_new(config->tls.verified_chains);
     server->resumption = resumption_new(config->tls.sessions, config->tls.session_lifetime_ms);
     resumption_install(server->resumption, server->context);
     set_verification(server, config, listener);
@@ -248,6 +289,7 @@ void tls_server_unref(struct tls_server **server)
         return;
     SSL_CTX_free(gone->context);
     resumption_free(&gone->resumption);
+    verdicts_free(&gone->verdicts);
     trust_free(&gone->trust);
     mem_free(gone);
 }

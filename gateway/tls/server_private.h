@@ -9,13 +9,15 @@
 #include "gateway/tls/resumption.h"
 #include "gateway/tls/server.h"
 #include "gateway/tls/trust.h"
+#include "gateway/tls/verdicts.h"
 
-/* Immutable after tls_server_new() but for the references and what is behind `resumption`. All
+/* Immutable after tls_server_new() but for the references and what is behind `verdicts` and `resumption`. All
  * owned. */
 struct tls_server {
     atomic_uint refs;
     SSL_CTX *context;
     struct trust *trust;
+    struct verdicts *verdicts;
     struct resumption *resumption;
     bool certificate_required;
 };

@@ -50,6 +50,7 @@ struct stream *stream_new_tls(struct tls_server *server, int fd)
 
     stream->fd = fd;
     stream->server = server;
+    stream->notes.issuer = SIZE_MAX;
     ERR_clear_error();
     stream->ssl = SSL_new(server->context);
     if (stream->ssl != NULL && SSL_set_fd(stream->ssl, fd) == 1) {
@@ -165,7 +166,7 @@ static void stream_note_issuer(struct stream *stream, const struct trust_ca *ca)
     str_copy_cut(peer->issuer, sizeof(peer->issuer), str_c(ca->name));
 }
 
-/* On a resumed session there is no chain; the session remembers what it led to. False: not a
+/* On a resumed session there was no chain; the session remembers what it led to. False: not a
  * session of ours. */
 static bool stream_find_issuer(struct stream *stream, const struct trust_ca **out)
 {
@@ -173,7 +174,7 @@ static bool stream_find_issuer(struct stream *stream, const struct trust_ca **ou
     size_t index;
 
     if (!SSL_session_reused(stream->ssl)) {
-        *out = trust_find_issuer(trust, SSL_get0_verified_chain(stream->ssl));
+        *out = trust_ca_at(trust, stream->notes.issuer);
         return true;
     }
     if (!resumption_recall(stream->ssl, &index))

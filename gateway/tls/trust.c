@@ -311,6 +311,33 @@ const struct trust_ca *trust_find_issuer(const struct trust *trust, STACK_OF(X50
     return found;
 }
 
+/* A time that cannot be read gives none. */
+static void narrow(struct chain_verdict *verdict, const X509 *certificate)
+{
+    int64_t from_ms = INT64_MAX, until_ms = 0;
+
+    if (!identity_time_ms(X509_get0_notBefore(certificate), &from_ms) ||
+        !identity_time_ms(X509_get0_notAfter(certificate), &until_ms))
+        until_ms = 0;
+    if (from_ms > verdict->from_ms)
+        verdict->from_ms = from_ms;
+    if (until_ms < verdict->until_ms)
+        verdict->until_ms = until_ms;
+}
+
+void trust_conclude(const struct trust *trust, STACK_OF(X509) * chain, struct chain_verdict *out)
+{
+    const struct trust_ca *ca = trust_find_issuer(trust, chain);
+
+    *out = (struct chain_verdict){.issuer = SIZE_MAX, .from_ms = INT64_MIN, .until_ms = INT64_MAX};
+    if (ca != NULL) {
+        out->issuer = trust_ca_index(trust, ca);
+        out->until_ms = ca->crl_expires_ms;
+    }
+    for (int i = 0; i < sk_X509_num(chain); i++)
+        narrow(out, sk_X509_value(chain, i));
+}
+
 size_t trust_ca_index(const struct trust *trust, const struct trust_ca *ca)
 {
     return (size_t)(ca - trust->cas);

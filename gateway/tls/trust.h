@@ -35,6 +35,7 @@
 #include "gateway/config/config.h"
 #include "gateway/tls/handshake.h"
 #include "gateway/tls/pem_file.h"
+#include "gateway/tls/verdicts.h"
 #include "policy/record.h"
 
 struct trust_ca {
@@ -62,6 +63,9 @@ void trust_install(const struct trust *trust, SSL_CTX *context, bool announce);
 int trust_verify(const struct trust *trust, int good, X509_STORE_CTX *verification,
                  struct handshake_notes *notes);
 
+/* For a verified chain: who vouches for it, and from when until when that stands, by the times of
+ * all its certificates, its anchor's included, and of the issuer's CRL. */
+void trust_conclude(const struct trust *trust, STACK_OF(X509) * chain, struct chain_verdict *out);
 /* The anchor that vouches for a verified chain: for devices, the leaf's own issuer and nothing
  * above it; for operators, any. NULL: none. */
 const struct trust_ca *trust_find_issuer(const struct trust *trust, STACK_OF(X509) * chain);

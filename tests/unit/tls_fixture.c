@@ -174,7 +174,10 @@ int fixture_tear_down(void **state)
 void setup_init(struct setup *setup)
 {
     *setup = (struct setup){
-        .config = {.tls = {.sessions = 100, .session_lifetime_ms = 600000, .chain_depth = 4}},
+        .config = {.tls = {.sessions = 100,
+                           .session_lifetime_ms = 600000,
+                           .chain_depth = 4,
+                           .verified_chains = 100}},
         .listener = {.name = "devices", .announce_cas = true, .min_version = "1.2"},
         .cas = {{.name = "fleet", .state = ISSUER_STATE_ACTIVE},
                 {.name = "fleet-crl", .state = ISSUER_STATE_DISABLED},
