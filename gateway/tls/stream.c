@@ -15,6 +15,7 @@
 #include "gateway/tls/handshake.h"
 #include "gateway/tls/identity.h"
 #include "gateway/tls/openssl_error.h"
+#include "gateway/tls/outbox.h"
 #include "gateway/tls/server_private.h"
 
 struct stream {
@@ -28,6 +29,10 @@ struct stream {
     bool resumption_allowed;   /* once a connection */
     struct tls_server *server; /* borrowed, see stream_new_tls(); NULL for plain streams */
     SSL *ssl;                  /* owned; NULL for plain streams */
+    struct outbox outbox;      /* of `ssl` */
+    size_t owed; /* bytes that were encrypted, but not yet reported as taken: some of their records
+                    wait in the outbox */
+    bool full;   /* the socket has just taken a part: the next write need not try */
     struct session_origin origin;
     struct stream_peer peer;
     struct handshake_notes
@@ -43,6 +48,16 @@ struct stream *stream_new_plain(int fd)
     return stream;
 }
 
+static bool stream_set_socket(struct stream *stream, int fd)
+{
+    if (stream->ssl == NULL || SSL_set_rfd(stream->ssl, fd) != 1)
+        return false;
+    stream->outbox.fd = fd;
+    BIO *out = outbox_bio_new(&stream->outbox);
+    SSL_set0_wbio(stream->ssl, out);
+    return out != NULL;
+}
+
 /* When OpenSSL has no memory for it, the handshake will say so. */
 struct stream *stream_new_tls(struct tls_server *server, int fd)
 {
@@ -53,7 +68,7 @@ struct stream *stream_new_tls(struct tls_server *server, int fd)
     stream->notes.issuer = SIZE_MAX;
     ERR_clear_error();
     stream->ssl = SSL_new(server->context);
-    if (stream->ssl != NULL && SSL_set_fd(stream->ssl, fd) == 1) {
+    if (stream_set_socket(stream, fd)) {
         (void)SSL_set_app_data(stream->ssl, &stream->notes);
         SSL_set_accept_state(stream->ssl);
         return stream;
@@ -75,6 +90,7 @@ void stream_free(struct stream **stream_at)
     if (stream->ssl != NULL && stream->established && !stream->misbehaved)
         SSL_set_shutdown(stream->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
     SSL_free(stream->ssl);
+    outbox_release(&stream->outbox);
     session_facts_unref(&stream->notes.facts);
     identity_clear(&stream->peer);
     (void)close(stream->fd);
@@ -324,12 +340,69 @@ static enum stream_result write_plain(struct stream *stream, const void *data, s
     return STREAM_DONE;
 }
 
-static enum stream_result write_tls(struct stream *stream, const void *data, size_t len,
-                                    size_t *out_len)
+static enum stream_result write_record(struct stream *stream, const void *data, size_t len,
+                                       size_t *out_len)
 {
     clear_errors();
     int status = SSL_write_ex(stream->ssl, data, len, out_len);
     return status == 1 ? STREAM_DONE : stream_outcome(stream, status);
+}
+
+/* As many records as the outbox takes; stream->owed tells how much they hold. */
+static enum stream_result gather_records(struct stream *stream, const char *data, size_t len)
+{
+    const size_t most = (size_t)OUTBOX_RECORDS * OUTBOX_RECORD_MAX;
+    enum stream_result result = STREAM_DONE;
+
+    len = len < most ? len : most;
+    if (!outbox_gather(&stream->outbox, len))
+        return stream_fail(stream, STR("out of memory"));
+    while (stream->owed < len && result == STREAM_DONE) {
+        size_t n = 0;
+        result = write_record(stream, data + stream->owed, len - stream->owed, &n);
+        stream->owed += n;
+    }
+    return result == STREAM_WANT_WRITE || result == STREAM_WANT_READ ? STREAM_DONE : result;
+}
+
+/* Sends what waits, and says how much of the caller's bytes may go. */
+static enum stream_result settle_records(struct stream *stream, size_t *out_len)
+{
+    enum outbox_flush flush = outbox_flush(&stream->outbox);
+    size_t waiting = outbox_waiting(&stream->outbox);
+    size_t keep = waiting < stream->owed ? waiting : stream->owed;
+
+    if (flush == OUTBOX_ERROR)
+        return stream_fail_errno(stream, errno);
+    *out_len = stream->owed - keep;
+    stream->owed = keep;
+    stream->full = keep > 0 && *out_len > 0;
+    return *out_len > 0 ? STREAM_DONE : STREAM_WANT_WRITE;
+}
+
+/* What is encrypted cannot be taken back, but nobody needs to know: the caller keeps its bytes, as
+ * many as still wait in the outbox, until the socket has those too. So whoever waits for its buffer
+ * to be empty waits for the socket. */
+static enum stream_result write_tls(struct stream *stream, const void *data, size_t len,
+                                    size_t *out_len)
+{
+    enum stream_result result = STREAM_DONE;
+
+    assert(len >= stream->owed);
+    if (stream->full) {
+        stream->full = false;
+        return STREAM_WANT_WRITE;
+    }
+    if (stream->owed == 0 && outbox_waiting(&stream->outbox) == 0) {
+        if (len > OUTBOX_RECORD_MAX)
+            result = gather_records(stream, data, len);
+        /* One record goes as it is; so does whatever found no room. */
+        if (result == STREAM_DONE && outbox_waiting(&stream->outbox) == 0) {
+            outbox_release(&stream->outbox);
+            return write_record(stream, data, len, out_len);
+        }
+    }
+    return result == STREAM_DONE ? settle_records(stream, out_len) : result;
 }
 
 enum stream_result stream_write(struct stream *stream, const void *data, size_t len,

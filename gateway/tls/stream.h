@@ -108,7 +108,8 @@ void stream_forget_session(struct stream *stream);
 enum stream_result stream_read(struct stream *stream, void *data, size_t size,
                                size_t *out_len) MUST_CHECK;
 /* After WANT_READ or WANT_WRITE, repeat with the same bytes in front: elsewhere in memory and more
- * of them is fine, fewer is not. `len` > 0; takes as much as fits into one TLS record. */
+ * of them is fine, fewer is not. `len` > 0. Much data becomes many TLS records, but one write on the
+ * socket; a byte counts as taken when the socket has it. */
 enum stream_result stream_write(struct stream *stream, const void *data, size_t len,
                                 size_t *out_len) MUST_CHECK;
 /* True when bytes are waiting inside TLS that no readiness of the socket will announce. False after
