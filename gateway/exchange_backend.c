@@ -237,7 +237,8 @@ void exchange_start_upstream(struct exchange *ex)
         .framing = forward.framing,
         .content_length = forward.content_length,
         .is_head = exchange_is_head(ex),
-        .replayable = forward.framing == HTTP_FRAMING_NONE && exchange_is_idempotent(ex),
+        /* Whoever judges a write twice may find it outdated; so may its lease. */
+        .idempotent = ex->claim == NULL && exchange_is_idempotent(ex),
         .send_until_ms = ex->claim != NULL ? ex->claim->deadline_ms : 0,
     };
     ex->upstream = upstream_start(generation->pools[ex->match.route->backend_index], &request,

@@ -101,7 +101,11 @@ struct config_backend {
     int64_t keepalive_timeout_ms; /* how long an unused connection is kept */
     size_t keepalive_connections; /* unused ones, a worker */
     size_t max_connections;       /* in all, a worker */
-    size_t ejection_failures;     /* in a row; 0: never */
+    size_t max_connections_per_server;
+    size_t max_waiting;       /* exchanges that wait for a connection, a worker */
+    int64_t wait_timeout_ms;  /* how long they do */
+    size_t retries;           /* how often what may be sent again is */
+    size_t ejection_failures; /* in a row; 0: never */
     enum config_ejection_on ejection_on;
     int64_t ejection_base_ms;
     int64_t ejection_max_ms;

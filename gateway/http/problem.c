@@ -49,7 +49,8 @@ int problem_retry_after(enum reason reason)
     if (reason == REASON_CONFIG_LOCKED)
         return 5;
     /* All who were turned away should not come back in the same moment. */
-    if (reason == REASON_BACKEND_UNAVAILABLE || reason == REASON_BACKEND_BUSY)
+    if (reason == REASON_BACKEND_UNAVAILABLE || reason == REASON_BACKEND_BUSY ||
+        reason == REASON_BACKEND_WAIT_TIMEOUT)
         return 1 + (int)random_below(BACKEND_RETRY_AFTER_MAX);
     return reason_status(reason) == 503 ? 1 : 0;
 }

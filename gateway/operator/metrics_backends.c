@@ -180,6 +180,10 @@ static void print_backends(const struct upstream_counts *counts, FILE *out)
     } metrics[] = {
         {"dgw_backend_connections", "gauge", "Connections to a backend, in use and kept.",
          offsetof(struct backend_row, connections)},
+        {"dgw_backend_waiting", "gauge", "Requests that wait for a connection.",
+         offsetof(struct backend_row, waiting)},
+        {"dgw_backend_retries_total", "counter", "Requests that were sent once more.",
+         offsetof(struct backend_row, resent)},
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(metrics); i++) {

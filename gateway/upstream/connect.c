@@ -4,8 +4,11 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include <linux/sockios.h>
 
 enum connect_result connect_begin(const struct server *server, int *out_fd, int *out_error)
 {
@@ -36,4 +39,17 @@ int connect_outcome(int fd)
     socklen_t len = sizeof(error);
 
     return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) == 0 ? error : errno;
+}
+
+enum sent_fate connect_sent_fate(int fd, uint64_t len)
+{
+    struct tcp_info info;
+    socklen_t info_len = sizeof(info);
+    int unacknowledged;
+
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &info_len) != 0 ||
+        ioctl(fd, SIOCOUTQ, &unacknowledged) != 0 || unacknowledged < 0 ||
+        (uint64_t)unacknowledged < len)
+        return SENT_TAKEN;
+    return info.tcpi_state == TCP_CLOSE ? SENT_UNTAKEN : SENT_UNKNOWN;
 }

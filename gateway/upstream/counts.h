@@ -19,6 +19,8 @@ struct upstream_counts;
 struct backend_row {
     counter pools;             /* gauge: pools that use the row; 0: not configured any more */
     counter connections;       /* gauge: in use and kept */
+    counter waiting;           /* gauge: exchanges that wait for a connection */
+    counter resent;            /* requests that were sent once more */
     struct histogram connect;  /* microseconds, TLS included; of new connections */
     struct histogram response; /* from the exchange's start to its final head */
 };

@@ -21,6 +21,19 @@ static void pool_conn_unref(struct pool_conn *conn)
     mem_free(conn);
 }
 
+static void pool_unkeep(struct pool_conn *conn)
+{
+    list_remove(&conn->link);
+    conn->pool->n_kept--;
+    conn->server->n_kept--;
+}
+
+void pool_wake_waiting(struct upstream_pool *pool)
+{
+    if (!list_is_empty(&pool->waiting))
+        upstream_wake(pool->waiting.next);
+}
+
 void pool_conn_close(struct pool_conn **conn_at)
 {
     struct pool_conn *conn = *conn_at;
@@ -32,12 +45,12 @@ void pool_conn_close(struct pool_conn **conn_at)
     event_del(&conn->writable);
     close(conn->fd);
     conn->fd = -1;
-    if (list_is_linked(&conn->link)) {
-        list_remove(&conn->link);
-        conn->pool->n_kept--;
-    }
+    if (list_is_linked(&conn->link))
+        pool_unkeep(conn);
     conn->pool->n_conns--;
+    conn->server->n_conns--;
     stat_add(&conn->pool->row->connections, (uint64_t)-1);
+    pool_wake_waiting(conn->pool);
     pool_conn_unref(conn);
 }
 
@@ -87,6 +100,21 @@ void pool_conn_await_writable(struct pool_conn *conn)
     event_add(&conn->writable, NULL);
 }
 
+/* The kernel tells a socket's error once, and afterwards nothing but its end. EPIPE is what it says
+ * of a reset that came behind the end. */
+static enum pool_io pool_conn_failed(struct pool_conn *conn)
+{
+    if (errno == EAGAIN || errno == EWOULDBLOCK)
+        return POOL_IO_WAIT;
+    conn->broke = conn->broke || errno != EPIPE;
+    return POOL_IO_ERROR;
+}
+
+enum sent_fate pool_conn_sent_fate(const struct pool_conn *conn)
+{
+    return conn->ended && !conn->broke ? connect_sent_fate(conn->fd, conn->sent) : SENT_TAKEN;
+}
+
 enum pool_io pool_conn_read(struct pool_conn *conn, char *data, size_t size, size_t *out_len)
 {
     ssize_t n;
@@ -94,10 +122,12 @@ enum pool_io pool_conn_read(struct pool_conn *conn, char *data, size_t size, siz
     do {
         n = recv(conn->fd, data, size, MSG_DONTWAIT);
     } while (n < 0 && errno == EINTR);
-    if (n == 0)
-        return POOL_IO_EOF;
     if (n < 0)
-        return errno == EAGAIN || errno == EWOULDBLOCK ? POOL_IO_WAIT : POOL_IO_ERROR;
+        return pool_conn_failed(conn);
+    if (n == 0) {
+        conn->ended = true;
+        return POOL_IO_EOF;
+    }
     *out_len = (size_t)n;
     return POOL_IO_DONE;
 }
@@ -112,8 +142,9 @@ enum pool_io pool_conn_write(struct pool_conn *conn, struct iovec *pieces, size_
         n = sendmsg(conn->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     } while (n < 0 && errno == EINTR);
     if (n < 0)
-        return errno == EAGAIN || errno == EWOULDBLOCK ? POOL_IO_WAIT : POOL_IO_ERROR;
+        return pool_conn_failed(conn);
     *out_len = (size_t)n;
+    conn->sent += (uint64_t)n;
     return POOL_IO_DONE;
 }
 
@@ -164,6 +195,7 @@ struct upstream_pool *upstream_pool_new(const struct upstream_pool_params *param
     pool->params = *params;
     pool->refs = 1;
     list_init(&pool->kept);
+    list_init(&pool->waiting);
     pool->row = upstream_counts_backend(params->counts, params->worker, params->backend->name);
     stat_add(&pool->row->pools, 1);
     servers_init(&pool->servers, &(struct servers_params){.backend = params->backend,
@@ -234,8 +266,8 @@ struct pool_conn *pool_take_kept(struct upstream_pool *pool, const struct server
             pool_conn_close(&conn);
             continue;
         }
-        list_remove(&conn->link);
-        pool->n_kept--;
+        pool_unkeep(conn);
+        conn->sent = 0;
         conn->on_io = on_io;
         conn->arg = arg;
         return conn;
@@ -243,13 +275,18 @@ struct pool_conn *pool_take_kept(struct upstream_pool *pool, const struct server
     return NULL;
 }
 
-bool pool_has_room(struct upstream_pool *pool)
+bool pool_has_room(struct upstream_pool *pool, const struct server *server)
 {
-    struct pool_conn *oldest = pool_oldest(pool);
+    const struct config_backend *backend = pool->params.backend;
+    struct pool_conn *of_server = pool_find_kept(pool, server);
 
-    if (pool->n_conns >= pool->params.backend->max_connections && oldest != NULL)
+    if (server->n_conns >= backend->max_connections_per_server)
+        pool_conn_close(&of_server);
+    struct pool_conn *oldest = pool_oldest(pool);
+    if (pool->n_conns >= backend->max_connections)
         pool_conn_close(&oldest);
-    return pool->n_conns < pool->params.backend->max_connections;
+    return server->n_conns < backend->max_connections_per_server &&
+           pool->n_conns < backend->max_connections;
 }
 
 static struct pool_conn *pool_conn_new(struct upstream_pool *pool, struct server *server, int fd)
@@ -268,6 +305,7 @@ static struct pool_conn *pool_conn_new(struct upstream_pool *pool, struct server
                  conn);
     event_assign(&conn->writable, pool->params.base, fd, EV_WRITE, pool_conn_on_event, conn);
     pool->n_conns++;
+    server->n_conns++;
     stat_add(&pool->row->connections, 1);
     return conn;
 }
@@ -313,6 +351,8 @@ void pool_keep(struct pool_conn **conn_at)
     conn->expires_ms = clock_monotonic_ms() + pool->params.backend->keepalive_timeout_ms;
     list_push_front(&pool->kept, &conn->link);
     pool->n_kept++;
+    conn->server->n_kept++;
     if (!event_pending(&pool->expiry, EV_TIMEOUT, NULL))
         pool_arm_expiry(pool);
+    pool_wake_waiting(pool);
 }

@@ -29,6 +29,8 @@ struct upstream_pool {
     struct servers servers;
     struct backend_row *row; /* borrowed from the counts */
     struct list kept;        /* struct pool_conn, most recently used first */
+    struct list waiting;     /* struct upstream, by `queued`; who came first is in front */
+    size_t n_waiting;
     size_t n_kept;
     size_t n_conns; /* in use and kept */
     struct event expiry;
@@ -52,8 +54,11 @@ struct pool_conn {
     pool_conn_fn *on_io;        /* NULL while kept */
     void *arg;
     int64_t expires_ms; /* while kept */
+    uint64_t sent;      /* bytes, in this use */
     bool reading;       /* `readable` is pending */
     bool reused;        /* it was kept before */
+    bool ended;         /* the end of file was read, */
+    bool broke;         /* or reading or writing failed */
     size_t refs;        /* open, and inside its own callback */
 };
 
@@ -68,7 +73,10 @@ struct pool_conn *pool_take_kept(struct upstream_pool *pool, const struct server
                                  enum pool_take take, pool_conn_fn *on_io, void *arg);
 
 /* False when all connections that may be are in use; closes a kept one where that helps. */
-bool pool_has_room(struct upstream_pool *pool) MUST_CHECK;
+bool pool_has_room(struct upstream_pool *pool, const struct server *server) MUST_CHECK;
+/* upstream.c is told: there may be room for the exchange that waits in front. Only notes it. */
+void upstream_wake(struct list *queued);
+void pool_wake_waiting(struct upstream_pool *pool);
 /* Call only when pool_has_room(). With DONE and PENDING there is a connection: one that is PENDING
  * reports EV_WRITE when connect_outcome() is known, and does not read before pool_conn_read_on().
  */
@@ -79,6 +87,8 @@ enum connect_result pool_connect(struct upstream_pool *pool, struct server *serv
 /* Hands a connection back, whose last exchange ended so that another may follow. Closes it if none
  * more can be kept. Clears the pointer. */
 void pool_keep(struct pool_conn **conn);
+/* What became of the bytes of this use, when reading has ended or failed. */
+enum sent_fate pool_conn_sent_fate(const struct pool_conn *conn) MUST_CHECK;
 /* Clears the pointer; NULL inside is fine. */
 void pool_conn_close(struct pool_conn **conn);
 /* Likewise, and what the kernel has not delivered yet is thrown away (TCP: a reset). */

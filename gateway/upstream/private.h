@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* One exchange from the inside: what upstream.c (its life and the request) and response.c share.
  *
+ *            (WAITING: in line for a connection, then connecting)
  *                    connected              all written
  *      request:  WAITING ───────▶ SENDING ──────────────▶ SENT
  *                  ▲              │  │  no longer taken    │
@@ -16,7 +17,8 @@
  *
  * Deadlines, each for its phase and counted from the phase's start; one lazy timer serves them all:
  *
- *      request WAITING                           its share of connect_timeout
+ *      request WAITING, in line                  wait_timeout
+ *      request WAITING, connecting               its share of connect_timeout
  *      request SENDING with bytes to write       idle_timeout since the backend last took some
  *      request SENDING without                   none: the caller is what we wait for
  *      request SENT or ABANDONED, no head yet    response_timeout; interim heads do not move it
@@ -63,7 +65,14 @@ struct upstream {
     struct event kick;        /* runs what a call has put off */
     struct event timer;
     int64_t started_us;
-    int64_t attempt_us;   /* when this one began */
+    int64_t attempt_us;    /* when this one began */
+    struct list queued;    /* in pool->waiting */
+    int64_t wait_until_ms; /* in line; 0: never was */
+    size_t retries_left;
+    int64_t
+        fate_until_ms; /* the connection is broken, and what TCP says of it is awaited; 0: not */
+    const char *lost_what; /* meanwhile: what was being done */
+    char lost_why[128];
     bool fresh_only;      /* a kept connection has let us down: take no other */
     bool attempt_expired; /* the last one failed because its time was over */
     bool blameless;       /* what failed is not the server's fault */
@@ -73,13 +82,15 @@ struct upstream {
     char *head; /* owned; kept as long as it may have to be sent again */
     size_t head_len;
     size_t head_sent;
-    struct buf out;          /* body, framed */
+    struct buf out;          /* body, framed; from its beginning while `whole` */
+    size_t out_sent;         /* of `out`; 0 when not `whole` */
+    bool whole;              /* all that the caller gave is at hand: it can be sent again */
     struct http_chunk chunk; /* between begin and end */
     size_t lent_at;          /* bytes in `out` when the caller's piece began */
     enum http_framing framing;
     uint64_t body_left; /* LENGTH: what the caller still owes */
     bool is_head;
-    bool replayable;
+    bool idempotent;
     int64_t send_until_ms; /* 0: no limit */
     bool finished;         /* the caller has given all */
     bool wants_room;       /* on_writable is due when there is room */
@@ -115,8 +126,10 @@ void upstream_fail(struct upstream *upstream, enum reason reason, const char *wh
 void upstream_note_failure(struct upstream *upstream, enum reason reason, const char *what,
                            const char *why);
 /* The connection ended before the response began. What follows is decided here and nowhere else:
- * another attempt, or failure. From the event loop only. */
+ * another attempt, or failure, or a moment's wait for what TCP knows. From the event loop only. */
 void upstream_lost(struct upstream *upstream, const char *what, const char *why);
+/* What was sent need not be kept any longer. */
+void upstream_let_go(struct upstream *upstream);
 /* Arms the timer for the phase that the exchange is in now. */
 void upstream_update_deadline(struct upstream *upstream);
 

@@ -98,6 +98,7 @@ static void response_on_head(struct upstream *upstream)
     const struct http_head *head = http_parser_head(upstream->conn->parser);
 
     upstream_set_response_state(upstream, RESPONSE_HEAD);
+    upstream_let_go(upstream);
     if (head->status < 200)
         response_interim(upstream, head);
     else

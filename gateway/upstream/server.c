@@ -175,15 +175,24 @@ static bool server_is_fit(const struct server *server, int64_t now_ms)
            (server->ejected_until_ms <= now_ms && !server->on_trial);
 }
 
-/* Is `a` to be preferred to `b`? */
-static bool server_is_better(const struct server *a, const struct server *b, int64_t now_ms)
+static bool server_is_full(const struct servers *servers, const struct server *server)
 {
+    return server->n_conns - server->n_kept >= servers->backend->max_connections_per_server;
+}
+
+/* Is `a` to be preferred to `b`? */
+static bool server_is_better(const struct servers *servers, const struct server *a,
+                             const struct server *b, int64_t now_ms)
+{
+    bool a_full = server_is_full(servers, a), b_full = server_is_full(servers, b);
     bool a_fit = server_is_fit(a, now_ms), b_fit = server_is_fit(b, now_ms);
 
     if (a_fit != b_fit)
         return a_fit;
     if (!a_fit && a->ejected_until_ms != b->ejected_until_ms)
         return a->ejected_until_ms < b->ejected_until_ms;
+    if (a_full != b_full)
+        return b_full;
     return a->in_flight < b->in_flight;
 }
 
@@ -195,7 +204,7 @@ struct server *servers_choose(struct servers *servers, uint64_t tried, int64_t n
         struct server *server = servers->all[(servers->turn + i) % servers->n];
         if (tried & UINT64_C(1) << server->slot)
             continue;
-        if (best == NULL || server_is_better(server, best, now_ms))
+        if (best == NULL || server_is_better(servers, server, best, now_ms))
             best = server;
     }
     if (best != NULL)

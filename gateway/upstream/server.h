@@ -13,7 +13,8 @@
  * server unhealthy: then it gets nothing either, until they find it healthy again.
  *
  * Nobody is left without a server: when none is fit, the least bad one is asked. Among the fit, the
- * one with the fewest exchanges in flight is next, and among equals they take turns.
+ * one with the fewest exchanges in flight is next, and among equals they take turns. A fit one whose
+ * connections are all in use is better than one that is not fit: it is worth waiting for.
  *
  * Time is an argument. What changes is logged once a change, and its rate is bounded by
  * ejection.base and health.every. */
@@ -44,6 +45,8 @@ struct server {
     struct server_row *row; /* borrowed from the counts */
     size_t slot;            /* its bit in a set of servers */
     unsigned in_flight;     /* exchanges that have chosen it and are not over */
+    size_t n_conns;         /* the pool's, in use and kept */
+    size_t n_kept;          /* of them */
 
     /* private to server.c */
     size_t faults;            /* in a row */

@@ -20,6 +20,8 @@
 enum {
     OUT_MIN = 4096,        /* of the outgoing buffer, whatever the configuration says */
     LAST_CHUNK_LEN = 5,    /* "0\r\n\r\n" */
+    FATE_POLL_MS = 2,      /* between two looks at what TCP says of a broken connection */
+    FATE_MAX_MS = 1000,    /* and how long it is asked: some round trips */
     CONNECT_LATER_MS = 10, /* until a full queue of a Unix socket is tried again */
     FRAMING_RESERVE = HTTP_CHUNK_OVERHEAD + LAST_CHUNK_LEN,
 };
@@ -44,7 +46,8 @@ void upstream_set_request_state(struct upstream *upstream, enum request_state st
     upstream->progress_ms = clock_monotonic_ms();
     if (state == REQUEST_SENT || state == REQUEST_ABANDONED) {
         upstream->request_end_ms = upstream->progress_ms;
-        buf_release(&upstream->out);
+        if (!upstream->whole || upstream->response != RESPONSE_WAITING)
+            buf_release(&upstream->out);
     }
 }
 
@@ -72,7 +75,22 @@ void upstream_set_response_state(struct upstream *upstream, enum response_state 
 
 static bool upstream_has_unsent(const struct upstream *upstream)
 {
-    return upstream->head_sent < upstream->head_len || !buf_is_empty(&upstream->out);
+    return upstream->head_sent < upstream->head_len || buf_len(&upstream->out) > upstream->out_sent;
+}
+
+void upstream_let_go(struct upstream *upstream)
+{
+    upstream->whole = false;
+    if (upstream->request == REQUEST_SENT || upstream->request == REQUEST_ABANDONED)
+        buf_release(&upstream->out);
+    else
+        buf_consume(&upstream->out, upstream->out_sent);
+    upstream->out_sent = 0;
+}
+
+static bool upstream_is_queued(const struct upstream *upstream)
+{
+    return list_is_linked(&upstream->queued);
 }
 
 /* --- deadlines -------------------------------------------------------------------------------- */
@@ -85,6 +103,8 @@ static int64_t upstream_deadline(const struct upstream *upstream)
     if (upstream->closed || upstream->response == RESPONSE_DONE ||
         upstream->response == RESPONSE_FAILED)
         return 0;
+    if (upstream_is_queued(upstream))
+        return upstream->wait_until_ms;
     if (upstream->request == REQUEST_WAITING)
         return upstream->attempt_until_ms;
     if (upstream->response == RESPONSE_BODY)
@@ -138,6 +158,18 @@ static void upstream_leave_server(struct upstream *upstream)
     upstream->server = NULL;
 }
 
+static void upstream_leave_line(struct upstream *upstream)
+{
+    struct upstream_pool *pool = upstream->pool;
+
+    if (!upstream_is_queued(upstream))
+        return;
+    list_remove(&upstream->queued);
+    pool->n_waiting--;
+    stat_add(&pool->row->waiting, (uint64_t)-1);
+    pool_wake_waiting(pool);
+}
+
 /* Runs once, in three situations: finished, aborted, failed. Afterwards nothing of it runs; the
  * memory stays as long as one of our frames needs it. */
 static void upstream_close(struct upstream *upstream)
@@ -147,6 +179,7 @@ static void upstream_close(struct upstream *upstream)
     event_del(&upstream->kick);
     event_del(&upstream->timer);
     upstream_drop_conn(upstream);
+    upstream_leave_line(upstream);
     upstream_leave_server(upstream);
     buf_release(&upstream->out);
     buf_release(&upstream->in);
@@ -184,6 +217,7 @@ void upstream_note_failure(struct upstream *upstream, enum reason reason, const 
     };
     upstream_blame(upstream, reason);
     upstream_set_response_state(upstream, RESPONSE_FAILED);
+    upstream_leave_line(upstream);
     upstream_drop_conn(upstream);
     event_del(&upstream->kick);
     event_del(&upstream->timer);
@@ -226,6 +260,7 @@ static void upstream_connected(struct upstream *upstream)
     upstream->touched = false;
     upstream->heard = false;
     upstream->head_sent = 0;
+    upstream->out_sent = 0;
     if (!upstream->conn->reused)
         histogram_observe(&upstream->pool->row->connect,
                           clock_monotonic_us() - upstream->attempt_us);
@@ -260,24 +295,69 @@ static bool upstream_connect(struct upstream *upstream, int *out_error)
     return result != CONNECT_FAILED;
 }
 
+/* All connections are in use: into the line, or turned away. */
+static void upstream_wait_in_line(struct upstream *upstream)
+{
+    struct upstream_pool *pool = upstream->pool;
+
+    upstream_leave_server(upstream);
+    if (upstream_is_queued(upstream))
+        return;
+    if (pool->n_waiting >= pool->params.backend->max_waiting) {
+        upstream_fail(upstream, REASON_BACKEND_BUSY, "all connections are in use", "");
+        return;
+    }
+    if (upstream->wait_until_ms == 0)
+        upstream->wait_until_ms = clock_monotonic_ms() + pool->params.backend->wait_timeout_ms;
+    list_push_back(&pool->waiting, &upstream->queued);
+    pool->n_waiting++;
+    stat_add(&pool->row->waiting, 1);
+}
+
+/* Nobody overtakes those who wait. */
+static bool upstream_is_next_in_line(const struct upstream *upstream)
+{
+    const struct list *waiting = &upstream->pool->waiting;
+
+    return list_is_empty(waiting) || waiting->next == &upstream->queued;
+}
+
+void upstream_wake(struct list *queued)
+{
+    event_active(&list_entry(queued, struct upstream, queued)->kick, EV_TIMEOUT, 0);
+}
+
+/* What can be sent again in any case need not look before it leaps. */
+static enum pool_take upstream_take(const struct upstream *upstream)
+{
+    bool can_repeat = upstream->idempotent && upstream->framing == HTTP_FRAMING_NONE &&
+                      upstream->retries_left > 0;
+
+    return can_repeat ? POOL_TAKE_ANY : POOL_TAKE_ALIVE;
+}
+
 /* One attempt with upstream->server; false when it failed at once, and another server may be tried.
  */
 static bool upstream_attempt(struct upstream *upstream, int *out_error)
 {
-    if (!upstream->fresh_only) {
-        upstream->conn = pool_take_kept(upstream->pool, upstream->server,
-                                        upstream->replayable ? POOL_TAKE_ANY : POOL_TAKE_ALIVE,
-                                        upstream_on_io, upstream);
-        if (upstream->conn != NULL) {
-            upstream_connected(upstream);
-            return true;
-        }
-    }
-    if (!pool_has_room(upstream->pool)) {
-        upstream_fail(upstream, REASON_BACKEND_BUSY, "max_connections is reached", "");
+    struct upstream_pool *pool = upstream->pool;
+
+    if (!upstream_is_next_in_line(upstream)) {
+        upstream_wait_in_line(upstream);
         return true;
     }
-    return upstream_connect(upstream, out_error);
+    if (!upstream->fresh_only)
+        upstream->conn = pool_take_kept(pool, upstream->server, upstream_take(upstream),
+                                        upstream_on_io, upstream);
+    if (upstream->conn == NULL && !pool_has_room(pool, upstream->server)) {
+        upstream_wait_in_line(upstream);
+        return true;
+    }
+    upstream_leave_line(upstream);
+    if (upstream->conn == NULL)
+        return upstream_connect(upstream, out_error);
+    upstream_connected(upstream);
+    return true;
 }
 
 static void upstream_blame_connect(struct upstream *upstream, const char *why)
@@ -315,11 +395,16 @@ static void upstream_try(struct upstream *upstream, const char *why)
         upstream->attempt_expired = false;
         upstream_blame_connect(upstream, why);
     }
-    upstream_fail(
-        upstream,
-        upstream->attempt_expired ? REASON_BACKEND_CONNECT_TIMEOUT : REASON_BACKEND_UNAVAILABLE,
-        "cannot connect",
-        upstream->pool->servers.n > 0 ? why : "the backend has no server that could be resolved");
+    enum reason reason = upstream->ever_touched      ? REASON_BACKEND_BROKEN
+                         : upstream->attempt_expired ? REASON_BACKEND_CONNECT_TIMEOUT
+                                                     : REASON_BACKEND_UNAVAILABLE;
+    upstream->blameless = true; /* connecting was blamed already */
+    upstream_fail(upstream, reason,
+                  upstream->ever_touched ? "it broke, and there is nobody to send it to again"
+                                         : "cannot connect",
+                  upstream->pool->servers.n > 0
+                      ? why
+                      : "the backend has no server that could be resolved");
 }
 
 static void upstream_connect_failed(struct upstream *upstream, const char *why)
@@ -330,17 +415,25 @@ static void upstream_connect_failed(struct upstream *upstream, const char *why)
     upstream_try(upstream, why);
 }
 
-void upstream_lost(struct upstream *upstream, const char *what, const char *why)
+/* May the request be sent once more? UNKNOWN: TCP will say in a moment. */
+static enum sent_fate upstream_judge_loss(const struct upstream *upstream)
 {
-    bool harmless = !upstream->touched || (upstream->replayable && upstream->conn->reused);
     bool silent = !upstream->heard && upstream->interims == 0;
 
-    /* A server may close what it has kept for long enough. */
-    upstream->blameless = upstream->conn->reused && silent;
+    if (!silent || !upstream->whole || clock_monotonic_ms() >= upstream->connect_until_ms)
+        return SENT_TAKEN;
+    if (!upstream->touched)
+        return SENT_UNTAKEN;
+    if (upstream->retries_left == 0)
+        return SENT_TAKEN;
+    return upstream->idempotent ? SENT_UNTAKEN : pool_conn_sent_fate(upstream->conn);
+}
 
-    if (!harmless || !silent || clock_monotonic_ms() >= upstream->connect_until_ms) {
-        upstream_fail(upstream, REASON_BACKEND_BROKEN, what, why);
-        return;
+static void upstream_send_again(struct upstream *upstream, const char *why)
+{
+    if (upstream->touched) {
+        upstream->retries_left--;
+        stat_add(&upstream->pool->row->resent, 1);
     }
     if (!upstream->blameless)
         server_failed(&upstream->pool->servers, upstream->server, SERVER_FAULT_BROKEN, why,
@@ -352,15 +445,64 @@ void upstream_lost(struct upstream *upstream, const char *what, const char *why)
     upstream_try(upstream, why);
 }
 
+/* The connection stays, unwatched, until TCP has said what became of the bytes. */
+static void upstream_await_fate(struct upstream *upstream, const char *what, const char *why)
+{
+    const struct timeval soon = {.tv_usec = FATE_POLL_MS * 1000L};
+    int64_t now_ms = clock_monotonic_ms();
+
+    if (upstream->fate_until_ms == 0) {
+        upstream->fate_until_ms = now_ms + FATE_MAX_MS;
+        upstream->lost_what = what;
+        str_copy_cut(upstream->lost_why, sizeof(upstream->lost_why), str_c(why));
+        pool_conn_read_pause(upstream->conn);
+        if (upstream->request == REQUEST_SENDING)
+            upstream_set_request_state(upstream, REQUEST_ABANDONED);
+    }
+    if (now_ms < upstream->fate_until_ms)
+        event_add(&upstream->kick, &soon);
+    else
+        upstream_fail(upstream, REASON_BACKEND_BROKEN, what, why);
+}
+
+void upstream_lost(struct upstream *upstream, const char *what, const char *why)
+{
+    /* A server may close what it has kept for long enough. */
+    upstream->blameless = upstream->conn->reused && !upstream->heard;
+    switch (upstream_judge_loss(upstream)) {
+    case SENT_TAKEN:
+        upstream_fail(upstream, REASON_BACKEND_BROKEN, what, why);
+        break;
+    case SENT_UNTAKEN:
+        upstream->fate_until_ms = 0;
+        upstream_send_again(upstream, why);
+        break;
+    case SENT_UNKNOWN:
+        upstream_await_fate(upstream, what, why);
+        break;
+    }
+}
+
 /* --- sending ---------------------------------------------------------------------------------- */
 
-/* Space that a piece of body may use now; 0 while it would only be a crumb. */
-static size_t upstream_room(const struct upstream *upstream)
+/* What is free, or holds only what was sent. */
+static size_t upstream_space(const struct upstream *upstream)
 {
-    size_t space = buf_space(&upstream->out);
-    size_t reserve = upstream->framing == HTTP_FRAMING_CHUNKED ? FRAMING_RESERVE : 0;
+    return buf_space(&upstream->out) + upstream->out_sent;
+}
 
-    if (space <= reserve || space < upstream->out.capacity / 4)
+/* Space that a piece of body may use now; 0 while it would only be a crumb. */
+static size_t upstream_room(struct upstream *upstream)
+{
+    size_t reserve = upstream->framing == HTTP_FRAMING_CHUNKED ? FRAMING_RESERVE : 0;
+    size_t crumb = upstream->out.capacity / 4;
+    size_t least = reserve + 1 > crumb ? reserve + 1 : crumb;
+
+    if (buf_space(&upstream->out) < least &&
+        (upstream_space(upstream) >= least || upstream->request == REQUEST_ABANDONED))
+        upstream_let_go(upstream);
+    size_t space = buf_space(&upstream->out);
+    if (space < least)
         return 0;
     size_t room = space - reserve;
     if (upstream->framing == HTTP_FRAMING_LENGTH && room > upstream->body_left)
@@ -378,7 +520,11 @@ static bool upstream_took(struct upstream *upstream, size_t len)
     if (of_head > len)
         of_head = len;
     upstream->head_sent += of_head;
-    buf_consume(&upstream->out, len - of_head);
+    upstream->out_sent += len - of_head;
+    if (!upstream->whole) {
+        buf_consume(&upstream->out, upstream->out_sent);
+        upstream->out_sent = 0;
+    }
     return upstream_has_unsent(upstream);
 }
 
@@ -402,16 +548,16 @@ static bool upstream_may_send(const struct upstream *upstream)
 /* Writes what there is. */
 static void upstream_flush(struct upstream *upstream)
 {
-    struct str body = buf_peek(&upstream->out);
+    char *body = upstream->out.mem;
     struct iovec pieces[] = {
         {.iov_base = upstream->head + upstream->head_sent,
          .iov_len = upstream->head_len - upstream->head_sent},
-        {.iov_base = upstream->out.mem != NULL ? upstream->out.mem + upstream->out.head : NULL,
-         .iov_len = body.len},
+        {.iov_base = body != NULL ? body + upstream->out.head + upstream->out_sent : NULL,
+         .iov_len = buf_len(&upstream->out) - upstream->out_sent},
     };
     size_t taken;
 
-    if (upstream->request != REQUEST_SENDING || pieces[0].iov_len + body.len == 0 ||
+    if (upstream->request != REQUEST_SENDING || !upstream_has_unsent(upstream) ||
         !upstream_may_send(upstream))
         return;
     switch (pool_conn_write(upstream->conn, pieces, ARRAY_SIZE(pieces), &taken)) {
@@ -438,13 +584,22 @@ static void upstream_send(struct upstream *upstream)
         !upstream_has_unsent(upstream))
         upstream_set_request_state(upstream, REQUEST_SENT);
     /* Half a buffer, so that large bodies do not travel in crumbs. */
-    if (upstream->wants_room && buf_space(&upstream->out) >= upstream->out.capacity / 2) {
+    if (upstream->wants_room && upstream_space(upstream) >= upstream->out.capacity / 2) {
         upstream->wants_room = false;
         upstream->handlers.on_writable(upstream->arg);
     }
 }
 
 /* --- the three entries ------------------------------------------------------------------------ */
+
+/* The time for connecting begins when there is a connection to be had. */
+static void upstream_go_on_from_line(struct upstream *upstream)
+{
+    upstream->connect_until_ms =
+        clock_monotonic_ms() + upstream->pool->params.backend->connect_timeout_ms;
+    upstream->attempt_until_ms = upstream->connect_until_ms;
+    upstream_try(upstream, "no time was left");
+}
 
 static void upstream_on_kick(evutil_socket_t fd, short what, void *arg)
 {
@@ -453,6 +608,10 @@ static void upstream_on_kick(evutil_socket_t fd, short what, void *arg)
     upstream->refs++;
     if (upstream->failing)
         upstream_tell_failure(upstream);
+    else if (upstream->fate_until_ms != 0)
+        upstream_lost(upstream, upstream->lost_what, upstream->lost_why);
+    else if (upstream_is_queued(upstream))
+        upstream_go_on_from_line(upstream);
     else if (upstream->request == REQUEST_WAITING && upstream->conn == NULL)
         upstream_try(upstream, "no time was left");
     else if (upstream->request == REQUEST_SENDING)
@@ -493,7 +652,9 @@ static void upstream_on_io(short what, void *arg)
 
 static void upstream_on_deadline(struct upstream *upstream)
 {
-    if (upstream->request == REQUEST_WAITING) {
+    if (upstream_is_queued(upstream)) {
+        upstream_fail(upstream, REASON_BACKEND_WAIT_TIMEOUT, "no connection came free", "");
+    } else if (upstream->request == REQUEST_WAITING) {
         upstream->attempt_expired = true;
         upstream_connect_failed(upstream, upstream->conn != NULL ? "it took too long"
                                                                  : "its queue stayed full");
@@ -540,7 +701,10 @@ struct upstream *upstream_start(struct upstream_pool *pool, const struct upstrea
     upstream->framing = request->framing;
     upstream->body_left = request->content_length;
     upstream->is_head = request->is_head;
-    upstream->replayable = request->replayable && request->framing == HTTP_FRAMING_NONE;
+    upstream->idempotent = request->idempotent;
+    upstream->retries_left = pool->params.backend->retries;
+    upstream->whole = true;
+    list_init(&upstream->queued);
     upstream->send_until_ms = request->send_until_ms;
     upstream->finished = request->framing == HTTP_FRAMING_NONE;
     upstream->connect_until_ms = clock_monotonic_ms() + pool->params.backend->connect_timeout_ms;
@@ -598,7 +762,8 @@ struct buf *upstream_body_begin(struct upstream *upstream, size_t *out_room)
 /* Lets the kick write what the caller has added, together with whatever else this turn brings. */
 static void upstream_push(struct upstream *upstream)
 {
-    if (upstream->request == REQUEST_ABANDONED || upstream->response == RESPONSE_FAILED)
+    if (upstream->response == RESPONSE_FAILED ||
+        (upstream->request == REQUEST_ABANDONED && !upstream->whole))
         buf_release(&upstream->out);
     else if (upstream->request == REQUEST_SENDING &&
              !event_pending(&upstream->conn->writable, EV_WRITE, NULL))

@@ -13,9 +13,17 @@
  * that the device cannot take. Whoever is full just does not ask; no byte is held but in the two
  * bounded buffers.
  *
- * A request of which nothing was sent, or which is replayable and met a kept-alive connection that
- * the backend had already closed, is tried again on another connection or server, within
- * connect_timeout and at most once a server. */
+ * Retries. A server that cannot be connected to is passed over, as long as connect_timeout lasts and
+ * there are others. A request whose connection broke before a byte of the answer came is sent again,
+ * at most `retries` times and within connect_timeout of its start, when all of it is still at hand
+ * (what fits the outgoing buffer is kept until the answer begins) and when one of these holds:
+ *   - nothing of it was sent;
+ *   - it is idempotent;
+ *   - TCP proves that the server never took a byte of it (connect.h). That is what becomes of any
+ *     request that meets a kept-alive connection in the moment in which the backend closes it.
+ * What cannot be saved: a request that is not idempotent, of which bytes were taken by the server's
+ * kernel, or went into a Unix socket, before the server closed. Whether it took effect is unknown:
+ * 502 backend-broken. */
 #pragma once
 
 #include <event2/event.h>
@@ -55,7 +63,7 @@ struct upstream_request {
         framing; /* NONE, LENGTH or CHUNKED: what the head announces and the body gets */
     uint64_t content_length;
     bool is_head;    /* method HEAD: the response has no body */
-    bool replayable; /* idempotent method and no body: may be sent twice */
+    bool idempotent; /* may be sent again even if a server has seen it */
     /* Monotonic; no byte goes out from then on, and what the kernel has not delivered when the
      * exchange breaks off is thrown away, not sent. The caller ends the exchange by then. 0: no
      * such limit. */
@@ -67,7 +75,8 @@ struct upstream_request {
  * took too long.
  *
  *   backend-unavailable       503  every server refused, is unreachable, or has no address
- *   backend-busy              503  all connections that there may be are in use
+ *   backend-busy              503  all connections are in use, and max_waiting others wait
+ *   backend-wait-timeout      503  none came free within wait_timeout
  *   backend-connect-timeout   504  no server took a connection within connect_timeout
  *   backend-broken            502  the answer broke off, before its head or inside it
  *   backend-invalid           502  the answer is not HTTP

@@ -314,6 +314,120 @@ static void connections_are_bounded(void **state)
     world_free(world);
 }
 
+/* --- the line --------------------------------------------------------------------------------- */
+
+static void who_finds_no_connection_waits_in_line(void **state)
+{
+    static const struct fake_script script = {
+        {REQUEST, DO_N(FAKE_PAUSE, 20), SEND(OK_5), DO(FAKE_AGAIN)}};
+    struct world *world = world_new();
+    struct caller *callers[4];
+
+    (void)world_add(world, &script, 1);
+    world->backend.max_connections = 1;
+    world->backend.max_waiting = 2;
+    world->backend.wait_timeout_ms = 5000;
+    world_open(world);
+    for (size_t i = 0; i < ARRAY_SIZE(callers); i++) {
+        callers[i] = caller_new(world);
+        caller_start(callers[i], &request_post_5);
+    }
+    caller_run(callers[3]);
+    assert_string_equal(callers[3]->notes, "failed refused backend-busy");
+    for (size_t i = 0; i < 3; i++) {
+        assert_false(callers[i]->over);
+        caller_run(callers[i]);
+        assert_string_equal(callers[i]->notes, "200 done");
+    }
+    assert_int_equal(upstream_pool_connections(world->pool), 1);
+    for (size_t i = 0; i < ARRAY_SIZE(callers); i++)
+        caller_free(callers[i]);
+    world_free(world);
+}
+
+/* A connection that ends makes room as well as one that is given back. */
+static void a_closed_connection_lets_the_next_in(void **state)
+{
+    struct world *world = world_new();
+    struct caller *callers[3];
+
+    (void)world_add(world, &ok_close, 1);
+    world->backend.max_connections = 1;
+    world->backend.max_waiting = 2;
+    world->backend.wait_timeout_ms = 5000;
+    world_open(world);
+    for (size_t i = 0; i < ARRAY_SIZE(callers); i++) {
+        callers[i] = caller_new(world);
+        caller_start(callers[i], &request_get);
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(callers); i++) {
+        caller_run(callers[i]);
+        assert_string_equal(callers[i]->notes, "200 done");
+        caller_free(callers[i]);
+    }
+    world_free(world);
+}
+
+static void waiting_has_a_limit_of_its_own(void **state)
+{
+    static const struct fake_script silent = {{REQUEST}};
+    struct world *world = world_new();
+    struct caller *first = caller_new(world), *second = caller_new(world);
+
+    (void)world_add(world, &silent, 1);
+    world->backend.max_connections = 1;
+    world->backend.max_waiting = 2;
+    world->backend.wait_timeout_ms = 50;
+    world_open(world);
+    caller_start(first, &request_get);
+    caller_start(second, &request_get);
+    caller_run(second);
+    assert_string_equal(second->notes, "failed refused backend-wait-timeout");
+    assert_false(first->over);
+
+    /* Who gives up leaves the line; who is behind moves up. */
+    struct caller *third = caller_new(world), *fourth = caller_new(world);
+    world->backend.wait_timeout_ms = 5000;
+    caller_start(third, &request_get);
+    caller_start(fourth, &request_get);
+    world_run_ms(world, 10);
+    upstream_abort(&third->upstream);
+    upstream_abort(&first->upstream);
+    world_run_ms(world, 10);
+    assert_string_not_equal(upstream_server(fourth->upstream), "");
+    caller_free(first);
+    caller_free(second);
+    caller_free(third);
+    caller_free(fourth);
+    world_free(world);
+}
+
+static void connections_to_one_server_are_bounded(void **state)
+{
+    static const struct fake_script script = {
+        {REQUEST, DO_N(FAKE_PAUSE, 20), SEND(OK_5), DO(FAKE_AGAIN)}};
+    struct world *world = world_new();
+    struct fake_backend *a = world_add(world, &script, 1), *b = world_add(world, &script, 1);
+    struct caller *callers[6];
+
+    world->backend.max_connections_per_server = 2;
+    world->backend.max_waiting = 2;
+    world->backend.wait_timeout_ms = 5000;
+    world_open(world);
+    for (size_t i = 0; i < ARRAY_SIZE(callers); i++) {
+        callers[i] = caller_new(world);
+        caller_start(callers[i], &request_get);
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(callers); i++) {
+        caller_run(callers[i]);
+        assert_string_equal(callers[i]->notes, "200 done");
+        caller_free(callers[i]);
+    }
+    assert_int_equal(fake_backend_conns(a), 2);
+    assert_int_equal(fake_backend_conns(b), 2);
+    world_free(world);
+}
+
 static void a_kept_connection_makes_room_for_another_server(void **state)
 {
     struct world *world = world_new();
@@ -346,6 +460,10 @@ int main(void)
         cmocka_unit_test(a_dead_kept_connection_is_not_used),
         cmocka_unit_test(only_replayable_requests_are_sent_twice),
         cmocka_unit_test(connections_are_bounded),
+        cmocka_unit_test(who_finds_no_connection_waits_in_line),
+        cmocka_unit_test(a_closed_connection_lets_the_next_in),
+        cmocka_unit_test(waiting_has_a_limit_of_its_own),
+        cmocka_unit_test(connections_to_one_server_are_bounded),
         cmocka_unit_test(a_kept_connection_makes_room_for_another_server),
     };
     return cmocka_run_group_tests_name("upstream_pool", tests, NULL, NULL);

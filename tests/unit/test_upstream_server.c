@@ -25,6 +25,7 @@ static void fleet_init(struct fleet *fleet)
         .backend = {.name = "api",
                     .servers = fleet->addresses,
                     .n_servers = N,
+                    .max_connections_per_server = 100,
                     .ejection_failures = 3,
                     .ejection_on = CONFIG_EJECTION_ON_BROKEN,
                     .ejection_base_ms = 1000,

@@ -19,7 +19,7 @@ enum {
     SINK_SIZE = 64 * 1024,
 };
 
-const struct upstream_request request_get = {.head = {GET, sizeof(GET) - 1}, .replayable = true};
+const struct upstream_request request_get = {.head = {GET, sizeof(GET) - 1}, .idempotent = true};
 const struct upstream_request request_post_5 = {
     .head = {POST_5, sizeof(POST_5) - 1},
     .framing = HTTP_FRAMING_LENGTH,
@@ -29,7 +29,7 @@ const struct upstream_request request_post_5 = {
 const struct upstream_request request_head_only = {
     .head = {"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", 28},
     .is_head = true,
-    .replayable = true,
+    .idempotent = true,
 };
 
 const struct upstream_request request_post_chunked = {
@@ -66,6 +66,8 @@ struct world *world_new(void)
         .keepalive_timeout_ms = 60000,
         .keepalive_connections = 8,
         .max_connections = 16,
+        .max_connections_per_server = 16,
+        .retries = 1,
     };
     return world;
 }
@@ -356,7 +358,7 @@ static void on_failed(const struct upstream_failure *failure, void *arg)
     (void)caller_trouble(caller, AT_FAILED);
     if (caller->next != NULL)
         caller_start(caller->next,
-                     &(struct upstream_request){.head = STR(GET), .replayable = true});
+                     &(struct upstream_request){.head = STR(GET), .idempotent = true});
 }
 
 static const struct upstream_handlers handlers = {
