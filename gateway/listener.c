@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <event2/event_struct.h>
 #include <netdb.h>
 #include <stdio.h>
@@ -30,6 +31,7 @@ struct listener {
     char *name;                   /* owned; NULL: the operator's own listener */
     char *unix_path;              /* owned; NULL for TCP */
     uint16_t port;
+    bool inherited;
     int fd;          /* owned */
     int64_t said_ms; /* monotonic: when the log heard that accepting fails */
     struct event accept_event;
@@ -142,6 +144,15 @@ static int open_unix(const char *path, char *error, size_t error_size)
     return fd;
 }
 
+static int duplicate(int fd, char *error, size_t error_size)
+{
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+    if (copy < 0)
+        say(error, error_size, "duplicate", "an inherited socket", strerror(errno));
+    return copy;
+}
+
 static uint16_t bound_port(int fd)
 {
     struct sockaddr_storage bound = {0};
@@ -226,7 +237,8 @@ static void on_acceptable(evutil_socket_t fd, short what, void *arg)
 
 void listener_accept_rest(struct listener *listener)
 {
-    listener_accept(listener, LISTENER_BACKLOG);
+    if (!listener->inherited)
+        listener_accept(listener, LISTENER_BACKLOG);
 }
 
 static void on_resume(evutil_socket_t fd, short what, void *arg)
@@ -242,8 +254,9 @@ struct listener *listener_new(const struct listener_params *params, char *error,
 {
     const struct config_address *address = params->address;
     bool is_unix = address->type == CONFIG_ADDRESS_UNIX;
-    int fd = is_unix ? open_unix(address->host, error, error_size)
-                     : open_tcp(address, params->port, error, error_size);
+    int fd = params->inherited != NULL ? duplicate(*params->inherited, error, error_size)
+             : is_unix                 ? open_unix(address->host, error, error_size)
+                                       : open_tcp(address, params->port, error, error_size);
 
     if (fd < 0)
         return NULL;
@@ -251,7 +264,9 @@ struct listener *listener_new(const struct listener_params *params, char *error,
     listener->worker = params->worker;
     listener->stats = stats_listener(params->worker->stats, params->name);
     listener->name = params->name != NULL ? mem_strdup(params->name) : NULL;
-    listener->unix_path = is_unix ? mem_strdup(address->host) : NULL;
+    listener->inherited = params->inherited != NULL;
+    /* The file of an inherited socket is its owner's. */
+    listener->unix_path = is_unix && !listener->inherited ? mem_strdup(address->host) : NULL;
     listener->fd = fd;
     listener->said_ms = -ACCEPT_SAID_EVERY_MS;
     listener->port = is_unix ? 0 : bound_port(fd);

@@ -2,6 +2,7 @@
 #include "gateway/daemon/daemon.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -9,10 +10,12 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "gateway/base/clock.h"
 #include "gateway/base/log.h"
 #include "gateway/base/mem.h"
+#include "gateway/daemon/notify.h"
 #include "gateway/daemon/worker.h"
 #include "gateway/operator/metrics.h"
 #include "gateway/operator/process_metrics.h"
@@ -21,7 +24,9 @@
 
 enum {
     WATCH_MS = 50,
+    DRAIN_SLACK_MS = 5000, /* to end the threads, and the embedded store */
     COUNT_FILES_S = 5,
+    START_PATIENCE_MS = 10000, /* then READY=1 is said, whatever the store does */
     ERROR_MAX = 1024,
 };
 
@@ -32,6 +37,11 @@ struct daemon {
     struct worker_group *group;  /* owned */
     struct event *signals[3];    /* owned: TERM, INT, HUP */
     struct event *watch;         /* owned */
+    struct inherited inherited;  /* owned */
+    bool store_answered;         /* at the start */
+    bool started;                /* READY=1 was said */
+    int64_t began_ms;            /* monotonic */
+    int64_t petted_ms;
     bool draining;
     const char *unready; /* static: why the log heard that we are not ready; NULL: we are */
     struct event *count; /* owned */
@@ -55,6 +65,8 @@ static void on_stop(evutil_socket_t signal, short what, void *arg)
         worker_group_stop(daemon->group);
     } else {
         stat_set(&daemon->group->daemon.draining, 1);
+        notify_send("STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=%" PRId64,
+                    (daemon->config->drain_timeout_ms + DRAIN_SLACK_MS) * 1000);
         log_write(LOG_NOTICE, "draining", LOG_INT("signal", signal),
                   LOG_INT("within_ms", daemon->config->drain_timeout_ms));
         worker_group_drain(daemon->group);
@@ -104,12 +116,12 @@ static void on_reload(evutil_socket_t signal, short what, void *arg)
         log_write(LOG_NOTICE, "reload ignored: the daemon is draining");
         return;
     }
-    if (daemon_reload(daemon)) {
-        stat_add(&stats->reloads, 1);
+    notify_send("RELOADING=1\nMONOTONIC_USEC=%" PRId64, clock_monotonic_us());
+    bool done = daemon_reload(daemon);
+    if (done)
         stat_set(&stats->loaded_wall_ms, (uint64_t)clock_wall_ms());
-    } else {
-        stat_add(&stats->reloads_refused, 1);
-    }
+    stat_add(done ? &stats->reloads : &stats->reloads_refused, 1);
+    notify_send("READY=1\nSTATUS=%s", done ? "reloaded" : "reload refused: see the log");
 }
 
 static void daemon_note_readiness(struct daemon *daemon)
@@ -119,10 +131,37 @@ static void daemon_note_readiness(struct daemon *daemon)
     if (daemon->draining || (unready == NULL) == (daemon->unready == NULL))
         return;
     daemon->unready = unready;
+    notify_send("STATUS=%s", unready == NULL ? "ready" : unready);
     if (unready == NULL)
         log_write(LOG_NOTICE, "ready");
     else
         log_write(LOG_WARNING, "not ready", LOG_STR("detail", unready));
+}
+
+/* READY=1 is for those who wait for the start. They wait for the store too, unless it is known to
+ * be away: then it may be long, we serve without it (503, with the reason), and being restarted by
+ * an impatient manager would mend nothing. */
+static void daemon_tell_started(struct daemon *daemon)
+{
+    const char *unready = metrics_unready(daemon->group);
+    bool patient =
+        daemon->store_answered && clock_monotonic_ms() < daemon->began_ms + START_PATIENCE_MS;
+
+    if (daemon->started || daemon->draining || (patient && unready != NULL))
+        return;
+    daemon->started = true;
+    notify_send("READY=1\nSTATUS=%s", unready == NULL ? "ready" : unready);
+}
+
+static void daemon_pet_watchdog(struct daemon *daemon)
+{
+    int64_t watchdog_ms = notify_watchdog_ms(), now_ms = clock_monotonic_ms();
+
+    if (watchdog_ms == 0 || now_ms - daemon->petted_ms < watchdog_ms / 4 ||
+        !worker_group_may_pet(daemon->group, watchdog_ms))
+        return;
+    daemon->petted_ms = now_ms;
+    notify_send("WATCHDOG=1");
 }
 
 static void on_watch(evutil_socket_t fd, short what, void *arg)
@@ -136,6 +175,8 @@ static void on_watch(evutil_socket_t fd, short what, void *arg)
     if (worker_group_is_finished(daemon->group))
         (void)event_base_loopbreak(daemon->base);
     daemon_note_readiness(daemon);
+    daemon_tell_started(daemon);
+    daemon_pet_watchdog(daemon);
 }
 
 static void on_count(evutil_socket_t fd, short what, void *arg)
@@ -168,10 +209,25 @@ static void raise_descriptor_limit(const struct config *config)
 /* The operator's socket lives there, and the embedded store. */
 static bool make_state_dir(const struct config *config, char *error, size_t error_size)
 {
-    if (mkdir(config->state_dir, 0700) == 0 || errno == EEXIST)
+    struct stat found;
+
+    if (mkdir(config->state_dir, 0700) != 0 && errno != EEXIST) {
+        (void)snprintf(error, error_size, "cannot create state_dir %s: %s", config->state_dir,
+                       strerror(errno));
+        return false;
+    }
+    if (access(config->state_dir, R_OK | W_OK | X_OK) == 0)
         return true;
-    (void)snprintf(error, error_size, "cannot create state_dir %s: %s", config->state_dir,
-                   strerror(errno));
+    int why = errno;
+    if (stat(config->state_dir, &found) == 0)
+        (void)snprintf(error, error_size,
+                       "cannot use state_dir %s: %s: it belongs to uid %u with mode %04o, and this "
+                       "is uid %u: chown it",
+                       config->state_dir, strerror(why), (unsigned)found.st_uid,
+                       (unsigned)found.st_mode & 07777, (unsigned)geteuid());
+    else
+        (void)snprintf(error, error_size, "cannot use state_dir %s: %s", config->state_dir,
+                       strerror(why));
     return false;
 }
 
@@ -185,6 +241,7 @@ static bool daemon_start_store(struct daemon *daemon, char *error, size_t error_
     const char *socket = daemon->embedded != NULL ? embedded_socket(daemon->embedded) : NULL;
     switch (store_startup_check(daemon->config, socket, error, error_size)) {
     case STORE_STARTUP_READY:
+        daemon->store_answered = true;
         return true;
     case STORE_STARTUP_UNREACHABLE:
         log_write(LOG_WARNING, "the store cannot be reached yet; starting all the same",
@@ -203,7 +260,7 @@ static bool daemon_start_workers(struct daemon *daemon, char *error, size_t erro
 
     if (snapshot == NULL)
         return false;
-    daemon->group = worker_group_new(snapshot, socket, error, error_size);
+    daemon->group = worker_group_new(snapshot, socket, &daemon->inherited, error, error_size);
     snapshot_unref(&snapshot);
     if (daemon->group == NULL)
         return false;
@@ -253,6 +310,7 @@ static void daemon_free(struct daemon *daemon)
     if (daemon->count != NULL)
         event_free(daemon->count);
     worker_group_free(&daemon->group);
+    inherited_close(&daemon->inherited);
     embedded_stop(&daemon->embedded);
     event_base_free(daemon->base);
     config_unref(&daemon->config);
@@ -272,7 +330,10 @@ int daemon_run(const struct config *config)
     (void)signal(SIGXFSZ, SIG_IGN);
     log_configure(config->log.format, config->log.level);
     raise_descriptor_limit(config);
-    bool prepared = make_state_dir(config, error, sizeof(error)) &&
+    notify_init();
+    daemon.began_ms = clock_monotonic_ms();
+    bool prepared = inherited_take(&daemon.inherited, error, sizeof(error)) &&
+                    make_state_dir(config, error, sizeof(error)) &&
                     daemon_start_store(&daemon, error, sizeof(error));
     /* Before anybody is told that we listen: whoever reads that may send signals. */
     daemon_watch_signals(&daemon);

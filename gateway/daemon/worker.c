@@ -16,6 +16,7 @@
 #include "gateway/config_write.h"
 #include "gateway/connection.h"
 #include "gateway/connection_index.h"
+#include "gateway/daemon/notify.h"
 #include "gateway/listener.h"
 #include "gateway/stalled.h"
 
@@ -261,6 +262,10 @@ static void on_log_waiting(void *arg)
 static void *worker_main(void *arg)
 {
     struct worker *worker = arg;
+    char name[16]; /* the kernel's limit */
+
+    (void)snprintf(name, sizeof(name), "worker %u", worker->index % 1000000);
+    (void)pthread_setname_np(pthread_self(), name);
 
     log_batch_begin(on_log_waiting, worker);
     on_tick(-1, 0, worker);
@@ -402,27 +407,104 @@ static bool group_listen(struct worker_group *group, const struct config_listene
     return true;
 }
 
-static bool group_listen_all(struct worker_group *group, const struct config *config, char *error,
-                             size_t error_size)
+static bool group_listen_operator(struct worker_group *group, const struct config *config,
+                                  char *error, size_t error_size)
 {
     const struct config_address address = {.type = CONFIG_ADDRESS_UNIX,
                                            .host = config->operator.socket };
-
-    for (size_t i = 0; i < config->n_listeners; i++) {
-        if (!group_listen(group, &config->listeners[i], error, error_size))
-            return false;
-    }
     struct listener *listener =
         listener_new(&(struct listener_params){.worker = group->workers[0], .address = &address},
                      error, error_size);
+
     if (listener == NULL)
         return false;
     log_listening("operator", &address, 0);
     return true;
 }
 
+/* One of the sockets that the service manager opened for this listener. `name`: NULL for the
+ * operator's own. */
+static bool group_adopt(struct worker_group *group, struct inherited_socket *socket,
+                        const char *name, enum config_address_type type, char *error,
+                        size_t error_size)
+{
+    const struct config_address address = {.type = type, .host = "inherited"};
+    struct listener_params params = {.name = name, .address = &address, .inherited = &socket->fd};
+    bool is_unix = type == CONFIG_ADDRESS_UNIX;
+    struct listener *listener = NULL;
+
+    /* TLS, or its absence, follows from the configured address: a Unix socket's file permissions
+     * let in whom TCP would have to be asked for a certificate. */
+    if (socket->is_unix != is_unix) {
+        (void)snprintf(error, error_size,
+                       "the inherited socket \"%s\" is %s, but the listener's address is %s",
+                       socket->name, socket->is_unix ? "a Unix socket" : "TCP",
+                       is_unix ? "that of a Unix socket" : "TCP");
+        return false;
+    }
+    for (size_t i = 0; i < (is_unix ? 1 : group->n); i++) {
+        params.worker = group->workers[i];
+        listener = listener_new(&params, error, error_size);
+        if (listener == NULL)
+            return false;
+    }
+    socket->is_used = true;
+    log_write(LOG_NOTICE, "listening", LOG_STR("listener", socket->name),
+              LOG_STR("address", inherited_address(socket).text), LOG_STR("socket", "inherited"));
+    return true;
+}
+
+enum adoption {
+    ADOPTION_NONE, /* no inherited socket has this name */
+    ADOPTION_DONE,
+    ADOPTION_FAILED,
+};
+
+static enum adoption group_adopt_all(struct worker_group *group, struct inherited *inherited,
+                                     const struct config_listener *listener, char *error,
+                                     size_t error_size)
+{
+    const char *name = listener != NULL ? listener->name : "operator";
+    enum config_address_type type = listener != NULL ? listener->address.type : CONFIG_ADDRESS_UNIX;
+    enum adoption adoption = ADOPTION_NONE;
+
+    for (size_t i = 0; i < inherited->n; i++) {
+        struct inherited_socket *socket = &inherited->sockets[i];
+        if (strcmp(socket->name, name) != 0)
+            continue;
+        if (!group_adopt(group, socket, listener != NULL ? name : NULL, type, error, error_size))
+            return ADOPTION_FAILED;
+        adoption = ADOPTION_DONE;
+    }
+    return adoption;
+}
+
+static bool group_listen_all(struct worker_group *group, const struct config *config,
+                             struct inherited *inherited, char *error, size_t error_size)
+{
+    for (size_t i = 0; i < config->n_listeners; i++) {
+        const struct config_listener *listener = &config->listeners[i];
+        enum adoption adoption = group_adopt_all(group, inherited, listener, error, error_size);
+        if (adoption == ADOPTION_FAILED ||
+            (adoption == ADOPTION_NONE && !group_listen(group, listener, error, error_size)))
+            return false;
+    }
+    enum adoption adoption = group_adopt_all(group, inherited, NULL, error, error_size);
+    if (adoption == ADOPTION_FAILED ||
+        (adoption == ADOPTION_NONE && !group_listen_operator(group, config, error, error_size)))
+        return false;
+    const char *unused = inherited_unused(inherited);
+    if (unused == NULL)
+        return true;
+    (void)snprintf(error, error_size,
+                   "the inherited socket \"%s\" fits no listener: set FileDescriptorName= to a "
+                   "listener's name, or \"operator\"",
+                   unused);
+    return false;
+}
+
 struct worker_group *worker_group_new(struct snapshot *snapshot, const char *store_socket,
-                                      char *error, size_t error_size)
+                                      struct inherited *inherited, char *error, size_t error_size)
 {
     const struct config *config = snapshot->config;
     struct worker_group *group = mem_new(struct worker_group);
@@ -435,7 +517,7 @@ struct worker_group *worker_group_new(struct snapshot *snapshot, const char *sto
     group->workers = mem_array(group->n, sizeof(struct worker *));
     for (size_t i = 0; i < group->n; i++)
         group->workers[i] = worker_new(group, (unsigned)i, snapshot);
-    if (!group_listen_all(group, config, error, error_size))
+    if (!group_listen_all(group, config, inherited, error, error_size))
         worker_group_free(&group);
     return group;
 }
@@ -443,6 +525,7 @@ struct worker_group *worker_group_new(struct snapshot *snapshot, const char *sto
 void worker_group_start(struct worker_group *group)
 {
     for (size_t i = 0; i < group->n; i++) {
+        stat_set(&group->stats[i].ticked_ms, (uint64_t)clock_monotonic_ms());
         if (pthread_create(&group->workers[i]->thread, NULL, worker_main, group->workers[i]) != 0)
             abort();
     }
@@ -479,6 +562,18 @@ void worker_group_stop(struct worker_group *group)
 {
     for (size_t i = 0; i < group->n; i++)
         worker_order(group->workers[i], ORDER_STOP, NULL);
+}
+
+bool worker_group_may_pet(const struct worker_group *group, int64_t watchdog_ms)
+{
+    CLEANUP(mem_free_at) uint64_t *ticked_ms = mem_array(group->n, sizeof(*ticked_ms));
+    uint64_t now_ms = (uint64_t)clock_monotonic_ms();
+
+    for (size_t i = 0; i < group->n; i++)
+        ticked_ms[i] = atomic_load(&group->workers[i]->finished)
+                           ? now_ms
+                           : stat_get(&group->stats[i].ticked_ms);
+    return notify_may_pet(ticked_ms, group->n, now_ms, watchdog_ms);
 }
 
 bool worker_group_is_finished(const struct worker_group *group)

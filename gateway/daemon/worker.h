@@ -13,6 +13,7 @@
 
 #include "gateway/base/list.h"
 #include "gateway/budget.h"
+#include "gateway/daemon/inherited.h"
 #include "gateway/daemon/snapshot.h"
 #include "gateway/daemon/stats.h"
 #include "gateway/peer_log.h"
@@ -96,9 +97,12 @@ struct worker_group {
 
 /* Makes config->workers workers with listening sockets for every listener (and the operator's Unix
  * socket on the first), but starts no thread yet. NULL on failure, with a sentence in `error`.
- * `store_socket`: see store_new(); borrowed. */
+ * `store_socket`: see store_new(); borrowed. Listeners take
+ * their sockets from `inherited` where it has some of their name; one that is left over is an
+ * error. */
 struct worker_group *worker_group_new(struct snapshot *snapshot, const char *store_socket,
-                                      char *error, size_t error_size) MUST_CHECK;
+                                      struct inherited *inherited, char *error,
+                                      size_t error_size) MUST_CHECK;
 void worker_group_start(struct worker_group *group);
 /* New connections are served under `snapshot`; older ones that it no longer trusts are cut.
  * Thread-safe. */
@@ -108,6 +112,8 @@ void worker_group_reload(struct worker_group *group, struct snapshot *snapshot);
 void worker_group_drain(struct worker_group *group);
 /* Ends the threads now. */
 void worker_group_stop(struct worker_group *group);
+/* Every loop turns: see notify_may_pet(). */
+bool worker_group_may_pet(const struct worker_group *group, int64_t watchdog_ms);
 /* True when every thread has ended its loop: worker_group_join() will not wait long. */
 bool worker_group_is_finished(const struct worker_group *group);
 void worker_group_join(struct worker_group *group);

@@ -127,7 +127,11 @@ def start_gateway(
     """start_gateway(changes=None, wait_ready=True): one more, on the same redis and backend."""
     started: list[Gateway] = []
 
-    def start(changes: Optional[Config] = None, wait_ready: bool = True) -> Gateway:
+    def start(
+        changes: Optional[Config] = None,
+        wait_ready: bool = True,
+        prepare: Callable[[Gateway], None] = lambda gateway: None,
+    ) -> Gateway:
         name = f"gateway{len(started) + 1}"
         own_state: Config = {"state_dir": str(folder / name)}
         config = merged(
@@ -136,6 +140,7 @@ def start_gateway(
         )
         gateway = Gateway(folder, config, name)
         started.append(gateway)
+        prepare(gateway)
         return gateway.start(wait_ready)
 
     yield start

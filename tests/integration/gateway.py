@@ -237,6 +237,9 @@ class Gateway:
         self.log = Log(folder / f"{name}.log")
         self.operator = Operator(Path(config["state_dir"]) / "operator.sock")
         self.process: Optional[subprocess.Popen[bytes]] = None
+        self.environment: dict[str, str] = {}  # what a service manager adds
+        self.launcher: list[str] = []  # a command that executes the one behind it
+        self.launch_options: dict[str, Any] = {}  # of subprocess.Popen
         self._expect_clean = True
 
     def start(self, wait_ready: bool = True) -> "Gateway":
@@ -246,12 +249,13 @@ class Gateway:
         before = len(self.log.find("ready")), len(self.log.find("listening"))
         with self.log.path.open("ab") as log_file:
             self.process = subprocess.Popen(
-                [str(binary()), "-c", str(self.config_file)],
+                [*self.launcher, str(binary()), "-c", str(self.config_file)],
                 cwd=self.folder,
-                env=_environment(),
+                env={**_environment(), **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
                 stderr=log_file,
+                **self.launch_options,
             )
         self._wait_started(len(self.config["listeners"]) + before[1], "listening")
         if wait_ready:
