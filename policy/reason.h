@@ -93,6 +93,7 @@
     /* backends */ \
     X(BACKEND_UNAVAILABLE, "backend-unavailable", 503, WARNING, "No server of the backend could be reached.") \
     X(BACKEND_CONNECT_TIMEOUT, "backend-connect-timeout", 504, WARNING, "No server of the backend took a connection in time.") \
+    X(BACKEND_TLS, "backend-tls", 502, WARNING, "No server of the backend could be trusted, or spoke TLS with us.") \
     X(BACKEND_BROKEN, "backend-broken", 502, WARNING, "The backend broke off its answer.") \
     X(BACKEND_INVALID, "backend-invalid", 502, WARNING, "The backend's answer is not valid HTTP.") \
     X(BACKEND_TIMEOUT, "backend-timeout", 504, WARNING, "The backend did not answer in time.") \

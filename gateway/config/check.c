@@ -268,6 +268,24 @@ static void check_device_cas(struct checker *checker)
     }
 }
 
+static void check_backend_tls(struct checker *checker, size_t i)
+{
+    const struct config_backend *backend = &checker->config->backends[i];
+    bool asks_for_more = backend->tls.ca_file != NULL || backend->tls.server_name != NULL ||
+                         backend->tls.certificate_file != NULL || backend->tls.key_file != NULL;
+
+    if (!backend->tls.enabled && asks_for_more)
+        check_error(checker, BACKEND(i, "tls"), "is not in use without `enabled: true`");
+    if ((backend->tls.certificate_file == NULL) != (backend->tls.key_file == NULL))
+        check_error(checker, BACKEND(i, "tls"), "`certificate` and `key` need each other");
+    for (size_t k = 0; k < backend->n_servers; k++) {
+        if (backend->tls.enabled && backend->tls.server_name == NULL &&
+            backend->servers[k].type == CONFIG_ADDRESS_UNIX)
+            check_error(checker, BACKEND(i, "tls"),
+                        "a Unix socket has no name to verify: set `server_name`");
+    }
+}
+
 static void check_backend(struct checker *checker, size_t i)
 {
     const struct config_backend *backends = checker->config->backends;
@@ -282,6 +300,7 @@ static void check_backend(struct checker *checker, size_t i)
     if (backends[i].keepalive_connections > backends[i].max_connections)
         check_error(checker, BACKEND(i, "keepalive_connections"),
                     "must not be greater than max_connections");
+    check_backend_tls(checker, i);
     if (backends[i].ejection_base_ms > backends[i].ejection_max_ms)
         check_error(checker, BACKEND(i, "ejection"), "`base` must not be longer than `max`");
     for (size_t k = 0; k < i; k++) {

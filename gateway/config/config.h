@@ -110,6 +110,14 @@ struct config_backend {
     int64_t ejection_base_ms;
     int64_t ejection_max_ms;
     const char *host; /* the Host to send; NULL: the request's own */
+    struct {
+        bool enabled;
+        const char *ca_file;          /* PEM bundle; NULL: the system's CAs */
+        const char *server_name;      /* whom certificates must name; NULL: each server's host */
+        const char *certificate_file; /* PEM chain, leaf first; NULL: none is shown */
+        const char *key_file;
+        const char *min_version; /* "1.2" or "1.3" */
+    } tls;
 };
 
 struct config_route {

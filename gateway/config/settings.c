@@ -326,6 +326,21 @@ static const struct setting ejection_rows[] = {
      .help = "how long a server is left alone at most"},
 };
 
+static const struct setting backend_tls_rows[] = {
+    {BOOL("enabled", tls.enabled, "false"),
+     .help = "whether TLS is spoken to the servers"},
+    {FILE_PATH("ca_file", tls.ca_file),
+     .help = "the PEM file of the CAs that sign the servers' certificates"},
+    {STRING("server_name", tls.server_name), .check = value_check_host,
+     .help = "the name that the servers' certificates must have"},
+    {FILE_PATH("certificate", tls.certificate_file),
+     .help = "the PEM file of the gateway's client certificate and its chain, leaf first"},
+    {FILE_PATH("key", tls.key_file),
+     .help = "the PEM file of the client certificate's private key"},
+    {STRING("min_version", tls.min_version), .check = value_check_tls_version, .fallback = "1.2",
+     .help = "the oldest TLS version that is spoken"},
+};
+
 static const struct setting backend_rows[] = {
     {STRING("name", name), .check = value_check_name, .required = true,
      .help = "its name in routes and logs"},
@@ -353,6 +368,8 @@ static const struct setting backend_rows[] = {
      .help = "how often a request is sent again where that is safe"},
     {STRING("host", host), .check = value_check_authority,
      .help = "the Host field to send instead of the request's own"},
+    {MAP("tls", backend_tls_rows),
+     .help = "TLS to the servers"},
     {MAP("ejection", ejection_rows),
      .help = "when a server that fails is left alone"},
 };

@@ -3,6 +3,21 @@
 
 #include "gateway/base/mem.h"
 
+static bool snapshot_make_clients(struct snapshot *snapshot, char *error, size_t error_size)
+{
+    const struct config *config = snapshot->config;
+
+    snapshot->tls_clients = mem_array(config->n_backends, sizeof(struct tls_client *));
+    for (size_t i = 0; i < config->n_backends; i++) {
+        if (!config->backends[i].tls.enabled)
+            continue;
+        snapshot->tls_clients[i] = tls_client_new(&config->backends[i], error, error_size);
+        if (snapshot->tls_clients[i] == NULL)
+            return false;
+    }
+    return true;
+}
+
 struct snapshot *snapshot_new(const struct config *config, char *error, size_t error_size)
 {
     struct snapshot *snapshot = mem_new(struct snapshot);
@@ -21,6 +36,8 @@ struct snapshot *snapshot_new(const struct config *config, char *error, size_t e
             return NULL;
         }
     }
+    if (!snapshot_make_clients(snapshot, error, error_size))
+        snapshot_unref(&snapshot);
     return snapshot;
 }
 
@@ -40,6 +57,9 @@ void snapshot_unref(struct snapshot **snapshot_at)
         return;
     for (size_t i = 0; i < snapshot->config->n_listeners; i++)
         tls_server_unref(&snapshot->tls_servers[i]);
+    for (size_t i = 0; i < snapshot->config->n_backends && snapshot->tls_clients != NULL; i++)
+        tls_client_unref(&snapshot->tls_clients[i]);
+    mem_free(snapshot->tls_clients);
     mem_free(snapshot->tls_servers);
     route_table_free(&snapshot->routes);
     config_unref(&snapshot->config);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Everything that a reload replaces, as one immutable value: the configuration, its routes, and
- * each listener's TLS.
+ * each listener's and backend's TLS.
  *
  * Built whole or not at all; shared by all workers, which hold references (thread-safe). A request
  * is served to its end under the snapshot that it met; the next one on the same connection meets
@@ -12,6 +12,7 @@
 #include "gateway/base/macros.h"
 #include "gateway/config/config.h"
 #include "gateway/route.h"
+#include "gateway/tls/client.h"
 #include "gateway/tls/server.h"
 
 struct snapshot {
@@ -19,6 +20,8 @@ struct snapshot {
     struct route_table *routes;  /* owned */
     struct tls_server *
         *tls_servers; /* owned array of config->n_listeners refs; NULL for listeners without TLS */
+    struct tls_client *
+        *tls_clients; /* owned array of config->n_backends refs; NULL for backends without TLS */
     atomic_uint refs;
 };
 

@@ -47,6 +47,7 @@ static struct generation *generation_new(struct worker *worker, struct snapshot 
             .base = worker->base,
             .config = config,
             .backend = &config->backends[i],
+            .tls = snapshot->tls_clients[i],
             .counts = worker->group->upstream_counts,
             .worker = worker->index,
             .scratch = worker->scratch,

@@ -22,6 +22,7 @@ struct handshake_notes {
     bool certificate_expired; /* and let through within the grace */
     size_t issuer;     /* after a full handshake: trust_ca_index() of who vouches; SIZE_MAX: none */
     bool close_notify; /* the peer has ended its side in order */
+    SSL_SESSION *session; /* owned: of a client, the newest that the server gave */
     struct session_facts
         *facts; /* ref, from resumption_allow() or the resumed session; else NULL */
 };

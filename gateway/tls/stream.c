@@ -12,6 +12,7 @@
 #include <openssl/ssl.h>
 
 #include "gateway/base/mem.h"
+#include "gateway/tls/client_private.h"
 #include "gateway/tls/handshake.h"
 #include "gateway/tls/identity.h"
 #include "gateway/tls/openssl_error.h"
@@ -27,7 +28,8 @@ struct stream {
     enum stream_failure failure; /* by TLS; NONE: no failure, or the peer went away */
     bool read_dry; /* the last read found no whole record, neither buffered nor on the socket */
     bool resumption_allowed;   /* once a connection */
-    struct tls_server *server; /* borrowed, see stream_new_tls(); NULL for plain streams */
+    struct tls_server *server; /* borrowed, see stream_new_tls(); NULL unless we are the server */
+    bool is_client;            /* we have connected: see client.h */
     SSL *ssl;                  /* owned; NULL for plain streams */
     struct outbox outbox;      /* of `ssl` */
     size_t owed; /* bytes that were encrypted, but not yet reported as taken: some of their records
@@ -56,6 +58,41 @@ static bool stream_set_socket(struct stream *stream, int fd)
     BIO *out = outbox_bio_new(&stream->outbox);
     SSL_set0_wbio(stream->ssl, out);
     return out != NULL;
+}
+
+struct stream *tls_client_stream(struct tls_client *client, int fd, const char *name,
+                                 struct tls_session *session)
+{
+    struct stream *stream = mem_new(struct stream);
+
+    stream->fd = fd;
+    stream->is_client = true;
+    str_copy_cut(stream->notes.server_name, sizeof(stream->notes.server_name), str_c(name));
+    ERR_clear_error();
+    stream->ssl = SSL_new(client->context);
+    if (stream_set_socket(stream, fd) && tls_client_expect(stream->ssl, name) &&
+        (session == NULL || SSL_set_session(stream->ssl, (SSL_SESSION *)session) == 1)) {
+        (void)SSL_set_app_data(stream->ssl, &stream->notes);
+        SSL_set_connect_state(stream->ssl);
+        return stream;
+    }
+    stream->failed = true;
+    str_copy_cut(stream->notes.error, sizeof(stream->notes.error),
+                 STR("OpenSSL is out of memory, or does not take the server's name"));
+    return stream;
+}
+
+struct tls_session *tls_client_take_session(struct stream *stream)
+{
+    struct tls_session *session = (struct tls_session *)stream->notes.session;
+
+    stream->notes.session = NULL;
+    return session;
+}
+
+uint64_t stream_sent(const struct stream *stream)
+{
+    return stream->ssl != NULL ? BIO_number_written(SSL_get_wbio(stream->ssl)) : 0;
 }
 
 /* When OpenSSL has no memory for it, the handshake will say so. */
@@ -91,6 +128,7 @@ void stream_free(struct stream **stream_at)
         SSL_set_shutdown(stream->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
     SSL_free(stream->ssl);
     outbox_release(&stream->outbox);
+    SSL_SESSION_free(stream->notes.session);
     session_facts_unref(&stream->notes.facts);
     identity_clear(&stream->peer);
     (void)close(stream->fd);
@@ -123,7 +161,10 @@ static enum stream_result stream_fail_tls(struct stream *stream)
     stream->misbehaved = true;
     stream->failure =
         stream->notes.certificate_refused ? STREAM_FAILURE_CERTIFICATE : openssl_error_kind();
-    openssl_error_take(text, sizeof(text));
+    if (stream->is_client)
+        tls_client_explain(stream->ssl, text, sizeof(text));
+    else
+        openssl_error_take(text, sizeof(text));
     return stream_fail(stream, str_c(text));
 }
 
@@ -201,6 +242,10 @@ static bool stream_find_issuer(struct stream *stream, const struct trust_ca **ou
 
 static enum stream_result stream_establish(struct stream *stream)
 {
+    if (stream->is_client) {
+        stream->established = true;
+        return STREAM_DONE;
+    }
     X509 *certificate = SSL_get0_peer_certificate(stream->ssl);
     struct stream_peer *peer = &stream->peer;
     const struct trust_ca *ca;
@@ -245,12 +290,12 @@ int stream_fd(const struct stream *stream)
 
 const struct stream_peer *stream_peer(const struct stream *stream)
 {
-    return stream->ssl != NULL && stream->established ? &stream->peer : NULL;
+    return stream->server != NULL && stream->established ? &stream->peer : NULL;
 }
 
 const char *stream_version(const struct stream *stream)
 {
-    return stream->server != NULL && stream->ssl != NULL ? SSL_get_version(stream->ssl) : "plain";
+    return stream->ssl != NULL ? SSL_get_version(stream->ssl) : "plain";
 }
 
 const char *stream_server_name(const struct stream *stream)
@@ -284,7 +329,8 @@ const char *stream_error(const struct stream *stream)
 
 void stream_allow_resumption(struct stream *stream)
 {
-    if (stream->ssl == NULL || !stream->established || stream->failed || stream->resumption_allowed)
+    if (stream->server == NULL || !stream->established || stream->failed ||
+        stream->resumption_allowed)
         return;
     stream->resumption_allowed = true;
     clear_errors();
@@ -294,7 +340,7 @@ void stream_allow_resumption(struct stream *stream)
 
 void stream_forget_session(struct stream *stream)
 {
-    if (stream->ssl != NULL && stream->established)
+    if (stream->server != NULL && stream->established)
         resumption_forget(stream->server->resumption, stream->ssl);
 }
 

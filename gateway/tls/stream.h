@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* A connected socket under one set of five outcomes: TLS towards devices and operators, or plain
- * bytes.
+/* A connected socket under one set of five outcomes: TLS towards devices and operators, TLS towards
+ * backends (client.h), or plain bytes.
  *
  * No OpenSSL type leaves this folder. All calls are non-blocking; after WANT_READ or WANT_WRITE the
  * caller waits for that readiness of stream_fd() and repeats the call. TLS records are read and
@@ -86,7 +86,8 @@ int stream_fd(const struct stream *stream);
  * read at once: a request may have come together with the end of the handshake. */
 enum stream_result stream_handshake(struct stream *stream) MUST_CHECK;
 
-/* After the handshake; lives as long as the stream. NULL on plain streams. */
+/* After the handshake; lives as long as the stream. NULL on plain streams and where we are the
+ * client. */
 const struct stream_peer *stream_peer(const struct stream *stream);
 /* "TLSv1.3", "TLSv1.2", "plain". */
 const char *stream_version(const struct stream *stream);
@@ -112,6 +113,8 @@ enum stream_result stream_read(struct stream *stream, void *data, size_t size,
  * socket; a byte counts as taken when the socket has it. */
 enum stream_result stream_write(struct stream *stream, const void *data, size_t len,
                                 size_t *out_len) MUST_CHECK;
+/* How many bytes TLS has given to the socket; 0 for plain streams. */
+uint64_t stream_sent(const struct stream *stream);
 /* True when bytes are waiting inside TLS that no readiness of the socket will announce. False after
  * a read that gave WANT_READ. */
 bool stream_has_pending(const struct stream *stream);

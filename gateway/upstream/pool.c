@@ -3,13 +3,16 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "gateway/base/clock.h"
 #include "gateway/base/mem.h"
+#include "gateway/tls/stream.h"
 
 /* Of a response's head. */
+enum { TLS_RECORD_MAX = 16 * 1024 };
 enum { RESPONSE_HEAD_MAX = 64 * 1024, RESPONSE_FIELDS_MAX = 200 };
 
 static void pool_conn_unref(struct pool_conn *conn)
@@ -20,6 +23,29 @@ static void pool_conn_unref(struct pool_conn *conn)
     http_parser_free(&conn->parser);
     mem_free(conn);
 }
+
+/* The newest session of a server is what the next connection to it begins with. */
+static void pool_conn_save_session(struct pool_conn *conn)
+{
+    struct tls_session *session = tls_client_take_session(conn->stream);
+
+    if (session == NULL)
+        return;
+    tls_session_free(&conn->server->session);
+    conn->server->session = session;
+}
+
+static void pool_conn_end_tls(struct pool_conn *conn)
+{
+    if (conn->connected) {
+        pool_conn_save_session(conn);
+        enum stream_result farewell = stream_shutdown(conn->stream);
+        (void)farewell; /* it goes out at once or not at all */
+    }
+    stream_free(&conn->stream);
+}
+
+static bool pool_conn_is_quiet(struct pool_conn *conn);
 
 static void pool_unkeep(struct pool_conn *conn)
 {
@@ -43,7 +69,10 @@ void pool_conn_close(struct pool_conn **conn_at)
         return;
     event_del(&conn->readable);
     event_del(&conn->writable);
-    close(conn->fd);
+    if (conn->stream != NULL)
+        pool_conn_end_tls(conn);
+    else
+        close(conn->fd);
     conn->fd = -1;
     if (list_is_linked(&conn->link))
         pool_unkeep(conn);
@@ -74,17 +103,20 @@ static void pool_conn_on_event(evutil_socket_t fd, short what, void *arg)
     conn->refs++;
     if (conn->on_io != NULL)
         conn->on_io(what & (EV_READ | EV_WRITE), conn->arg);
-    else
+    else if (!pool_conn_is_quiet(conn))
         pool_conn_close(&closing); /* kept: nothing may come, not even the end */
+    if (conn->fd >= 0 && conn->reading && pool_conn_has_more(conn))
+        event_active(&conn->readable, EV_READ, 0);
     pool_conn_unref(conn);
 }
 
 void pool_conn_read_on(struct pool_conn *conn)
 {
-    if (conn->reading)
-        return;
-    event_add(&conn->readable, NULL);
+    if (!conn->reading)
+        event_add(&conn->readable, NULL);
     conn->reading = true;
+    if (pool_conn_has_more(conn))
+        event_active(&conn->readable, EV_READ, 0);
 }
 
 void pool_conn_read_pause(struct pool_conn *conn)
@@ -112,12 +144,38 @@ static enum pool_io pool_conn_failed(struct pool_conn *conn)
 
 enum sent_fate pool_conn_sent_fate(const struct pool_conn *conn)
 {
-    return conn->ended && !conn->broke ? connect_sent_fate(conn->fd, conn->sent) : SENT_TAKEN;
+    uint64_t sent = conn->stream != NULL ? stream_sent(conn->stream) - conn->sent : conn->sent;
+
+    return conn->ended && !conn->broke ? connect_sent_fate(conn->fd, sent) : SENT_TAKEN;
+}
+
+/* Of TLS, where we do not know which error the kernel told: only an orderly end is one. */
+static enum pool_io pool_conn_tls_outcome(struct pool_conn *conn, enum stream_result result)
+{
+    switch (result) {
+    case STREAM_DONE:
+        return POOL_IO_DONE;
+    case STREAM_WANT_READ:
+        return POOL_IO_WAIT;
+    case STREAM_WANT_WRITE:
+        pool_conn_await_writable(conn);
+        return POOL_IO_WAIT;
+    case STREAM_CLOSED:
+        conn->ended = true;
+        return POOL_IO_EOF;
+    case STREAM_ERROR:
+        break;
+    }
+    conn->broke = true;
+    return POOL_IO_ERROR;
 }
 
 enum pool_io pool_conn_read(struct pool_conn *conn, char *data, size_t size, size_t *out_len)
 {
     ssize_t n;
+
+    if (conn->stream != NULL)
+        return pool_conn_tls_outcome(conn, stream_read(conn->stream, data, size, out_len));
 
     do {
         n = recv(conn->fd, data, size, MSG_DONTWAIT);
@@ -132,12 +190,32 @@ enum pool_io pool_conn_read(struct pool_conn *conn, char *data, size_t size, siz
     return POOL_IO_DONE;
 }
 
+/* One record of what there is: head and beginning of the body leave together. What is repeated after
+ * WAIT begins with the same bytes and is not less, as stream_write() wants it. */
+static enum pool_io pool_conn_write_tls(struct pool_conn *conn, const struct iovec *pieces,
+                                        size_t n, size_t *out_len)
+{
+    const struct upstream_pool_params *params = &conn->pool->params;
+    size_t max = params->scratch_size < TLS_RECORD_MAX ? params->scratch_size : TLS_RECORD_MAX;
+    size_t len = 0;
+
+    for (size_t i = 0; i < n && len < max; i++) {
+        size_t part = pieces[i].iov_len < max - len ? pieces[i].iov_len : max - len;
+        if (part > 0)
+            memcpy(params->scratch + len, pieces[i].iov_base, part);
+        len += part;
+    }
+    return pool_conn_tls_outcome(conn, stream_write(conn->stream, params->scratch, len, out_len));
+}
+
 enum pool_io pool_conn_write(struct pool_conn *conn, struct iovec *pieces, size_t n_pieces,
                              size_t *out_len)
 {
     const struct msghdr message = {.msg_iov = pieces, .msg_iovlen = n_pieces};
     ssize_t n;
 
+    if (conn->stream != NULL)
+        return pool_conn_write_tls(conn, pieces, n_pieces, out_len);
     do {
         n = sendmsg(conn->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     } while (n < 0 && errno == EINTR);
@@ -148,11 +226,25 @@ enum pool_io pool_conn_write(struct pool_conn *conn, struct iovec *pieces, size_
     return POOL_IO_DONE;
 }
 
-/* Nothing to read and no end: what a connection must look like before a request goes out on it. */
-static bool pool_conn_is_quiet(const struct pool_conn *conn)
+const char *pool_conn_error(const struct pool_conn *conn)
+{
+    return conn->stream != NULL ? stream_error(conn->stream) : strerrordesc_np(errno);
+}
+
+bool pool_conn_has_more(const struct pool_conn *conn)
+{
+    return conn->stream != NULL && conn->connected && stream_has_pending(conn->stream);
+}
+
+/* Nothing to read and no end: what a connection must look like before a request goes out on it. TLS
+ * may have to say something that is none of our business (a session ticket). */
+static bool pool_conn_is_quiet(struct pool_conn *conn)
 {
     char byte;
+    size_t len;
 
+    if (conn->stream != NULL)
+        return stream_read(conn->stream, &byte, 1, &len) == STREAM_WANT_READ;
     return recv(conn->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
            (errno == EAGAIN || errno == EWOULDBLOCK);
 }
@@ -267,7 +359,7 @@ struct pool_conn *pool_take_kept(struct upstream_pool *pool, const struct server
             continue;
         }
         pool_unkeep(conn);
-        conn->sent = 0;
+        conn->sent = conn->stream != NULL ? stream_sent(conn->stream) : 0;
         conn->on_io = on_io;
         conn->arg = arg;
         return conn;
@@ -322,10 +414,49 @@ enum connect_result pool_connect(struct upstream_pool *pool, struct server *serv
     struct pool_conn *conn = pool_conn_new(pool, server, fd);
     conn->on_io = on_io;
     conn->arg = arg;
-    if (result == CONNECT_PENDING)
+    conn->connected = result == CONNECT_DONE && pool->params.tls == NULL;
+    if (!conn->connected)
         pool_conn_await_writable(conn);
     *out_conn = conn;
-    return result;
+    return conn->connected ? CONNECT_DONE : CONNECT_PENDING;
+}
+
+static enum pool_advance pool_conn_shake_hands(struct pool_conn *conn)
+{
+    enum stream_result result = stream_handshake(conn->stream);
+
+    if (result == STREAM_WANT_READ) {
+        pool_conn_read_on(conn);
+        return POOL_ADVANCE_PENDING;
+    }
+    pool_conn_read_pause(conn);
+    if (result == STREAM_WANT_WRITE) {
+        pool_conn_await_writable(conn);
+        return POOL_ADVANCE_PENDING;
+    }
+    if (result == STREAM_DONE) {
+        conn->sent = stream_sent(conn->stream);
+        conn->connected = true;
+        return POOL_ADVANCE_DONE;
+    }
+    tls_session_free(&conn->server->session);
+    return POOL_ADVANCE_NO_TLS;
+}
+
+enum pool_advance pool_conn_advance(struct pool_conn *conn)
+{
+    if (conn->stream != NULL)
+        return pool_conn_shake_hands(conn);
+    errno = connect_outcome(conn->fd);
+    if (errno != 0)
+        return POOL_ADVANCE_FAILED;
+    if (conn->pool->params.tls == NULL) {
+        conn->connected = true;
+        return POOL_ADVANCE_DONE;
+    }
+    conn->stream = tls_client_stream(conn->pool->params.tls, conn->fd, conn->server->tls_name,
+                                     conn->server->session);
+    return pool_conn_shake_hands(conn);
 }
 
 void pool_keep(struct pool_conn **conn_at)
@@ -348,6 +479,8 @@ void pool_keep(struct pool_conn **conn_at)
     conn->on_io = NULL;
     conn->arg = NULL;
     conn->reused = true;
+    if (conn->stream != NULL)
+        pool_conn_save_session(conn);
     conn->expires_ms = clock_monotonic_ms() + pool->params.backend->keepalive_timeout_ms;
     list_push_front(&pool->kept, &conn->link);
     pool->n_kept++;

@@ -48,14 +48,16 @@ struct pool_conn {
         *pool; /* borrowed: the user holds a reference, and its end closes the kept ones */
     struct server *server; /* borrowed from the pool */
     int fd;
+    struct stream *stream;      /* owned; NULL: plain, or not connected yet. It closes `fd` */
     struct event readable;      /* persistent; may be paused while in use */
     struct event writable;      /* once */
     struct http_parser *parser; /* owned */
     pool_conn_fn *on_io;        /* NULL while kept */
     void *arg;
     int64_t expires_ms; /* while kept */
-    uint64_t sent;      /* bytes, in this use */
+    uint64_t sent;      /* bytes, in this use; with TLS: before this use, as stream_sent() counts */
     bool reading;       /* `readable` is pending */
+    bool connected;     /* pool_conn_advance() need not be called any more */
     bool reused;        /* it was kept before */
     bool ended;         /* the end of file was read, */
     bool broke;         /* or reading or writing failed */
@@ -77,16 +79,28 @@ bool pool_has_room(struct upstream_pool *pool, const struct server *server) MUST
 /* upstream.c is told: there may be room for the exchange that waits in front. Only notes it. */
 void upstream_wake(struct list *queued);
 void pool_wake_waiting(struct upstream_pool *pool);
-/* Call only when pool_has_room(). With DONE and PENDING there is a connection: one that is PENDING
- * reports EV_WRITE when connect_outcome() is known, and does not read before pool_conn_read_on().
- */
+/* Call only when pool_has_room(). With DONE and PENDING there is a connection: while it is PENDING,
+ * whatever it reports means to call pool_conn_advance(). */
 enum connect_result pool_connect(struct upstream_pool *pool, struct server *server,
                                  pool_conn_fn *on_io, void *arg, struct pool_conn **out_conn,
                                  int *out_error) MUST_CHECK;
 
+/* Goes on with connecting, up to the end of the TLS handshake. */
+enum pool_advance {
+    POOL_ADVANCE_DONE,
+    POOL_ADVANCE_PENDING,
+    POOL_ADVANCE_FAILED, /* pool_conn_error() says why; errno is ETIMEDOUT when TCP gave up */
+    POOL_ADVANCE_NO_TLS, /* likewise: there is a server, but its certificate or its TLS will not do */
+};
+enum pool_advance pool_conn_advance(struct pool_conn *conn) MUST_CHECK;
+/* Right after something failed: one sentence, valid until the next call. */
+const char *pool_conn_error(const struct pool_conn *conn);
+
 /* Hands a connection back, whose last exchange ended so that another may follow. Closes it if none
  * more can be kept. Clears the pointer. */
 void pool_keep(struct pool_conn **conn);
+/* Bytes wait inside TLS that the socket will not announce. */
+bool pool_conn_has_more(const struct pool_conn *conn);
 /* What became of the bytes of this use, when reading has ended or failed. */
 enum sent_fate pool_conn_sent_fate(const struct pool_conn *conn) MUST_CHECK;
 /* Clears the pointer; NULL inside is fine. */
@@ -102,7 +116,7 @@ enum pool_io {
     POOL_IO_DONE,  /* *out_len bytes, at least one */
     POOL_IO_WAIT,  /* not now */
     POOL_IO_EOF,   /* the backend has ended its side */
-    POOL_IO_ERROR, /* errno says what */
+    POOL_IO_ERROR, /* pool_conn_error() says what */
 };
 enum pool_io pool_conn_read(struct pool_conn *conn, char *data, size_t size,
                             size_t *out_len) MUST_CHECK;

@@ -71,11 +71,11 @@ struct upstream {
     size_t retries_left;
     int64_t
         fate_until_ms; /* the connection is broken, and what TCP says of it is awaited; 0: not */
-    const char *lost_what; /* meanwhile: what was being done */
-    char lost_why[128];
-    bool fresh_only;      /* a kept connection has let us down: take no other */
-    bool attempt_expired; /* the last one failed because its time was over */
-    bool blameless;       /* what failed is not the server's fault */
+    const char *lost_what;      /* meanwhile: what was being done */
+    char lost_why[160];         /* why the last connection was lost */
+    bool fresh_only;            /* a kept connection has let us down: take no other */
+    enum reason attempt_reason; /* why the last one failed */
+    bool blameless;             /* what failed is not the server's fault */
 
     /* the request */
     enum request_state request;

@@ -138,7 +138,7 @@ static void response_read_heads(struct upstream *upstream)
     case POOL_IO_DONE:
         buf_commit(&upstream->in, len);
         upstream->heard = true;
-        upstream->dry = len < size;
+        upstream->dry = len < size && !pool_conn_has_more(upstream->conn);
         response_parse_heads(upstream);
         break;
     case POOL_IO_WAIT:
@@ -148,7 +148,7 @@ static void response_read_heads(struct upstream *upstream)
         upstream_lost(upstream, "waiting for the answer", "the backend closed the connection");
         break;
     case POOL_IO_ERROR:
-        upstream_lost(upstream, "waiting for the answer", strerrordesc_np(errno));
+        upstream_lost(upstream, "waiting for the answer", pool_conn_error(upstream->conn));
         break;
     }
 }
@@ -224,10 +224,10 @@ static enum body_step response_feed_socket(struct upstream *upstream, struct buf
     case POOL_IO_EOF:
         return response_ended(upstream, NULL);
     case POOL_IO_ERROR:
-        return response_ended(upstream, strerrordesc_np(errno));
+        return response_ended(upstream, pool_conn_error(upstream->conn));
     }
     upstream->progress_ms = clock_monotonic_ms();
-    upstream->dry = len < room;
+    upstream->dry = len < room && !pool_conn_has_more(upstream->conn);
     *budget -= len;
     enum http_parse result =
         http_parser_feed(upstream->conn->parser, params->scratch, len, sink, &used);

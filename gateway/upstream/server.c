@@ -42,8 +42,9 @@ static char *server_name_inet(const struct sockaddr *address, socklen_t address_
 }
 
 /* Takes over `name`. */
-static void servers_add(struct servers *servers, const struct sockaddr *address,
-                        socklen_t address_len, char *name, struct server_row *row)
+static void servers_add(struct servers *servers, const struct config_address *configured,
+                        const struct sockaddr *address, socklen_t address_len, char *name,
+                        struct server_row *row)
 {
     struct server *server = mem_new(struct server);
 
@@ -52,6 +53,9 @@ static void servers_add(struct servers *servers, const struct sockaddr *address,
     server->address_len = address_len;
     server->name = name;
     server->row = row;
+    server->tls_name = servers->backend->tls.server_name;
+    if (server->tls_name == NULL)
+        server->tls_name = configured->host;
     server->was_fit = true;
     stat_add(&row->addresses, 1);
     stat_add(&row->fit, 1);
@@ -67,7 +71,7 @@ static void servers_add_unix(struct servers *servers, const struct config_addres
     if (!str_copy(un.sun_path, sizeof(un.sun_path), str_c(address->host)))
         servers_warn(servers, address, "the path is too long for a Unix socket");
     else
-        servers_add(servers, (const struct sockaddr *)&un, sizeof(un),
+        servers_add(servers, address, (const struct sockaddr *)&un, sizeof(un),
                     mem_printf("unix:%s", address->host), row);
 }
 
@@ -98,7 +102,7 @@ static void servers_add_inet(struct servers *servers, const struct config_addres
     }
     for (const struct addrinfo *each = found; each != NULL && servers->n < SERVERS_MAX;
          each = each->ai_next)
-        servers_add(servers, each->ai_addr, each->ai_addrlen,
+        servers_add(servers, address, each->ai_addr, each->ai_addrlen,
                     server_name_inet(each->ai_addr, each->ai_addrlen), row);
     freeaddrinfo(found);
 }
@@ -156,6 +160,7 @@ static void server_free(struct server *server)
     stat_add(&server->row->addresses, (uint64_t)-1);
     if (server->was_fit)
         stat_add(&server->row->fit, (uint64_t)-1);
+    tls_session_free(&server->session);
     mem_free(server->name);
     mem_free(server);
 }

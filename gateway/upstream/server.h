@@ -26,6 +26,7 @@
 
 #include "gateway/base/macros.h"
 #include "gateway/config/config.h"
+#include "gateway/tls/client.h"
 #include "gateway/upstream/counts.h"
 
 /* Also the number of bits in a set of servers. */
@@ -42,11 +43,13 @@ struct server {
     struct sockaddr_storage address;
     socklen_t address_len;
     char *name; /* owned; "127.0.0.1:8080", "[::1]:8080" or "unix:/run/api.sock", for the log */
-    struct server_row *row; /* borrowed from the counts */
-    size_t slot;            /* its bit in a set of servers */
-    unsigned in_flight;     /* exchanges that have chosen it and are not over */
-    size_t n_conns;         /* the pool's, in use and kept */
-    size_t n_kept;          /* of them */
+    const char *tls_name; /* borrowed from the configuration: whom its certificate must name */
+    struct tls_session *session; /* owned: to resume with; NULL: none */
+    struct server_row *row;      /* borrowed from the counts */
+    size_t slot;                 /* its bit in a set of servers */
+    unsigned in_flight;          /* exchanges that have chosen it and are not over */
+    size_t n_conns;              /* the pool's, in use and kept */
+    size_t n_kept;               /* of them */
 
     /* private to server.c */
     size_t faults;            /* in a row */

@@ -18,8 +18,9 @@
 #include "gateway/base/mem.h"
 
 enum {
-    OUT_MIN = 4096,        /* of the outgoing buffer, whatever the configuration says */
-    LAST_CHUNK_LEN = 5,    /* "0\r\n\r\n" */
+    OUT_MIN = 4096,     /* of the outgoing buffer, whatever the configuration says */
+    LAST_CHUNK_LEN = 5, /* "0\r\n\r\n" */
+    ERROR_MAX = 160,
     FATE_POLL_MS = 2,      /* between two looks at what TCP says of a broken connection */
     FATE_MAX_MS = 1000,    /* and how long it is asked: some round trips */
     CONNECT_LATER_MS = 10, /* until a full queue of a Unix socket is tried again */
@@ -392,12 +393,10 @@ static void upstream_try(struct upstream *upstream, const char *why)
         if (upstream_attempt(upstream, &error))
             return;
         why = strerrordesc_np(error);
-        upstream->attempt_expired = false;
+        upstream->attempt_reason = REASON_BACKEND_UNAVAILABLE;
         upstream_blame_connect(upstream, why);
     }
-    enum reason reason = upstream->ever_touched      ? REASON_BACKEND_BROKEN
-                         : upstream->attempt_expired ? REASON_BACKEND_CONNECT_TIMEOUT
-                                                     : REASON_BACKEND_UNAVAILABLE;
+    enum reason reason = upstream->ever_touched ? REASON_BACKEND_BROKEN : upstream->attempt_reason;
     upstream->blameless = true; /* connecting was blamed already */
     upstream_fail(upstream, reason,
                   upstream->ever_touched ? "it broke, and there is nobody to send it to again"
@@ -439,6 +438,9 @@ static void upstream_send_again(struct upstream *upstream, const char *why)
         server_failed(&upstream->pool->servers, upstream->server, SERVER_FAULT_BROKEN, why,
                       clock_monotonic_ms());
     upstream->blameless = false;
+    upstream->attempt_reason = upstream->conn->stream != NULL && !upstream->conn->reused
+                                   ? REASON_BACKEND_TLS
+                                   : REASON_BACKEND_UNAVAILABLE;
     upstream->fresh_only = upstream->fresh_only || upstream->conn->reused;
     pool_conn_close(&upstream->conn);
     upstream_set_request_state(upstream, REQUEST_WAITING);
@@ -454,7 +456,6 @@ static void upstream_await_fate(struct upstream *upstream, const char *what, con
     if (upstream->fate_until_ms == 0) {
         upstream->fate_until_ms = now_ms + FATE_MAX_MS;
         upstream->lost_what = what;
-        str_copy_cut(upstream->lost_why, sizeof(upstream->lost_why), str_c(why));
         pool_conn_read_pause(upstream->conn);
         if (upstream->request == REQUEST_SENDING)
             upstream_set_request_state(upstream, REQUEST_ABANDONED);
@@ -467,6 +468,10 @@ static void upstream_await_fate(struct upstream *upstream, const char *what, con
 
 void upstream_lost(struct upstream *upstream, const char *what, const char *why)
 {
+    /* It may be the connection's text, and that may be closed here. */
+    if (why != upstream->lost_why)
+        str_copy_cut(upstream->lost_why, sizeof(upstream->lost_why), str_c(why));
+    why = upstream->lost_why;
     /* A server may close what it has kept for long enough. */
     upstream->blameless = upstream->conn->reused && !upstream->heard;
     switch (upstream_judge_loss(upstream)) {
@@ -570,7 +575,7 @@ static void upstream_flush(struct upstream *upstream)
         break;
     case POOL_IO_EOF:
     case POOL_IO_ERROR:
-        upstream_not_taken(upstream, strerrordesc_np(errno));
+        upstream_not_taken(upstream, pool_conn_error(upstream->conn));
         break;
     }
 }
@@ -622,14 +627,24 @@ static void upstream_on_kick(evutil_socket_t fd, short what, void *arg)
 
 static void upstream_on_connect_outcome(struct upstream *upstream)
 {
-    int error = connect_outcome(upstream->conn->fd);
+    char why[ERROR_MAX];
 
-    if (error != 0) {
-        upstream->attempt_expired = error == ETIMEDOUT;
-        upstream_connect_failed(upstream, strerrordesc_np(error));
-    } else {
+    switch (pool_conn_advance(upstream->conn)) {
+    case POOL_ADVANCE_DONE:
         upstream_connected(upstream);
+        return;
+    case POOL_ADVANCE_PENDING:
+        return;
+    case POOL_ADVANCE_FAILED:
+        upstream->attempt_reason =
+            errno == ETIMEDOUT ? REASON_BACKEND_CONNECT_TIMEOUT : REASON_BACKEND_UNAVAILABLE;
+        break;
+    case POOL_ADVANCE_NO_TLS:
+        upstream->attempt_reason = REASON_BACKEND_TLS;
+        break;
     }
+    str_copy_cut(why, sizeof(why), str_c(pool_conn_error(upstream->conn)));
+    upstream_connect_failed(upstream, why);
 }
 
 static void upstream_on_io(short what, void *arg)
@@ -655,7 +670,7 @@ static void upstream_on_deadline(struct upstream *upstream)
     if (upstream_is_queued(upstream)) {
         upstream_fail(upstream, REASON_BACKEND_WAIT_TIMEOUT, "no connection came free", "");
     } else if (upstream->request == REQUEST_WAITING) {
-        upstream->attempt_expired = true;
+        upstream->attempt_reason = REASON_BACKEND_CONNECT_TIMEOUT;
         upstream_connect_failed(upstream, upstream->conn != NULL ? "it took too long"
                                                                  : "its queue stayed full");
     } else if (upstream->response == RESPONSE_BODY) {
@@ -703,6 +718,7 @@ struct upstream *upstream_start(struct upstream_pool *pool, const struct upstrea
     upstream->is_head = request->is_head;
     upstream->idempotent = request->idempotent;
     upstream->retries_left = pool->params.backend->retries;
+    upstream->attempt_reason = REASON_BACKEND_UNAVAILABLE;
     upstream->whole = true;
     list_init(&upstream->queued);
     upstream->send_until_ms = request->send_until_ms;

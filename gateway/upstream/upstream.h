@@ -36,14 +36,16 @@
 
 struct upstream_pool;
 struct upstream;
+struct tls_client;      /* gateway/tls/client.h */
 struct upstream_counts; /* counts.h */
 
-/* `config`, `base` and `counts` are borrowed and outlive the pool. `worker` is the row in `counts`. `scratch` is memory of the worker (shared
+/* `config`, `base`, `tls` and `counts` are borrowed and outlive the pool. `worker` is the row in `counts`. `scratch` is memory of the worker (shared
  * by everything that runs in one turn of its loop) for reads. */
 struct upstream_pool_params {
     struct event_base *base;
     const struct config *config;
     const struct config_backend *backend;
+    struct tls_client *tls; /* NULL: plain connections */
     struct upstream_counts *counts;
     size_t worker;
     char *scratch;
@@ -78,6 +80,7 @@ struct upstream_request {
  *   backend-busy              503  all connections are in use, and max_waiting others wait
  *   backend-wait-timeout      503  none came free within wait_timeout
  *   backend-connect-timeout   504  no server took a connection within connect_timeout
+ *   backend-tls               502  no server passed the TLS handshake
  *   backend-broken            502  the answer broke off, before its head or inside it
  *   backend-invalid           502  the answer is not HTTP
  *   backend-timeout           504  no answer within response_timeout, or no bytes within idle_timeout
