@@ -98,11 +98,73 @@ static void check_store_address(struct checker *checker)
         check_error(checker, SETTING("store", "ca_file"), "only a rediss:// server has TLS");
 }
 
+/* Addresses that are only ever connected to. */
+static void check_store_list(struct checker *checker, struct check_spot spot,
+                             const struct config_address *addresses, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (addresses[i].type == CONFIG_ADDRESS_UNIX)
+            check_error(checker, spot, "takes \"host:port\" only");
+        else if (addresses[i].port == 0)
+            check_error(checker, spot, "nobody can connect to port 0");
+    }
+}
+
+static void check_store_sentinel(struct checker *checker)
+{
+    const struct config *config = checker->config;
+    const struct check_spot spot = SETTING("store.sentinel", "servers");
+
+    if (config->store.sentinel.n_servers == 0)
+        check_error(checker, spot, "at least one sentinel is needed");
+    if (config->store.sentinel.master == NULL)
+        check_error(checker, SETTING("store.sentinel", "master"),
+                    "is missing: the name that the sentinels monitor");
+    if (config->store.sentinel.username != NULL && config->store.sentinel.password_file == NULL)
+        check_error(checker, SETTING("store.sentinel", "username"), "needs `password_file`");
+    check_store_list(checker, spot, config->store.sentinel.servers,
+                     config->store.sentinel.n_servers);
+}
+
+static bool check_has_sentinel(const struct config *config)
+{
+    return config->store.sentinel.master != NULL || config->store.sentinel.n_servers > 0 ||
+           config->store.sentinel.username != NULL || config->store.sentinel.password_file != NULL;
+}
+
+/* One of three ways to say where the store is. */
+static void check_store_place(struct checker *checker)
+{
+    const struct config *config = checker->config;
+    bool has_redis = config->store.redis != NULL, has_sentinel = check_has_sentinel(config);
+    bool has_cluster = config->store.n_cluster > 0;
+
+    if (has_redis + has_sentinel + has_cluster > 1)
+        check_error(checker, SETTING("store", has_cluster ? "cluster" : "sentinel"),
+                    "excludes %s: say in one way only where Redis is",
+                    has_redis ? "store.redis" : "store.sentinel");
+    if (has_redis)
+        check_store_address(checker);
+    else if (config->store.ca_file != NULL && !config->store.tls)
+        check_error(checker, SETTING("store", "ca_file"), "needs `tls: true`");
+    if (has_sentinel)
+        check_store_sentinel(checker);
+    check_store_list(checker, SETTING("store", "cluster"), config->store.cluster,
+                     config->store.n_cluster);
+    if (config->store.tls && has_redis)
+        check_error(checker, SETTING("store", "tls"),
+                    "is for sentinel and cluster; store.redis says it with rediss://");
+    if (config->store.tls && !HAVE_HIREDIS_SSL)
+        check_error(checker, SETTING("store", "tls"),
+                    "this build's hiredis has no TLS: use a TLS tunnel, or a build with hiredis "
+                    "1.0 or newer");
+}
+
 static void check_store_server(struct checker *checker)
 {
     const struct config *config = checker->config;
 
-    check_store_address(checker);
+    check_store_place(checker);
     if (config->store.username != NULL && config->store.password_file == NULL)
         check_error(checker, SETTING("store", "username"), "needs `password_file`");
     if (config->store.wait_replicas > 0 &&
@@ -114,18 +176,20 @@ static void check_store_server(struct checker *checker)
 /* The embedded store is one process without replicas, reached by nobody else. */
 static void check_store_embedded(struct checker *checker)
 {
-    static const char why[] = "is for a server of one's own: set store.redis, or leave it out";
+    static const char why[] = "is for a server of one's own: say where Redis is, or leave it out";
     const struct config *config = checker->config;
 
     if (config->store.wait_replicas > 0)
         check_error(checker, SETTING("store", "wait_replicas"),
-                    "the embedded store has no replicas: set store.redis, or leave it out");
+                    "the embedded store has no replicas: say where Redis is, or leave it out");
     if (config->store.username != NULL)
         check_error(checker, SETTING("store", "username"), "%s", why);
     if (config->store.password_file != NULL)
         check_error(checker, SETTING("store", "password_file"), "%s", why);
     if (config->store.ca_file != NULL)
         check_error(checker, SETTING("store", "ca_file"), "%s", why);
+    if (config->store.tls)
+        check_error(checker, SETTING("store", "tls"), "%s", why);
 }
 
 static void check_limits(struct checker *checker)
@@ -146,7 +210,8 @@ static void check_sections(struct checker *checker)
 {
     check_paths(checker);
     if (!check_is_faulty(checker, "store", CHECK_NO_INDEX)) {
-        if (checker->config->store.redis != NULL)
+        if (checker->config->store.redis != NULL || checker->config->store.n_cluster > 0 ||
+            check_has_sentinel(checker->config))
             check_store_server(checker);
         else
             check_store_embedded(checker);

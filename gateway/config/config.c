@@ -328,3 +328,12 @@ void config_unref(const struct config **config)
     arena_release(&owner->arena);
     mem_free(owner);
 }
+
+enum config_store_kind config_store_kind(const struct config *config)
+{
+    if (config->store.n_cluster > 0)
+        return CONFIG_STORE_CLUSTER;
+    if (config->store.sentinel.n_servers > 0)
+        return CONFIG_STORE_SENTINEL;
+    return config->store.redis != NULL ? CONFIG_STORE_REDIS : CONFIG_STORE_EMBEDDED;
+}

@@ -152,9 +152,19 @@ struct config {
     } log;
 
     struct {
-        const char *redis; /* redis://host:port[/db], rediss://…, unix:/path; NULL: embedded */
-        const char *redis_server;  /* the embedded store's program */
-        const char *username;      /* NULL: none */
+        const char *redis; /* redis://host:port[/db], rediss://…, unix:/path; NULL: none */
+        struct {
+            const char *master; /* its name among the sentinels; NULL: no Sentinel */
+            struct config_address *servers;
+            size_t n_servers;
+            const char *username;      /* the sentinels' own; NULL: none */
+            const char *password_file; /* likewise */
+        } sentinel;
+        struct config_address *cluster; /* some nodes of a Redis Cluster; none: no Cluster */
+        size_t n_cluster;
+        bool tls;                 /* to sentinels, and to the servers that they or a Cluster name */
+        const char *redis_server; /* the embedded store's program */
+        const char *username;     /* NULL: none */
         const char *password_file; /* NULL: none; the file's first line */
         const char *ca_file;       /* rediss: who signs the server; NULL: the system's */
         const char *prefix;        /* first part of every key */
@@ -219,6 +229,20 @@ struct config {
     struct config_route *routes;
     size_t n_routes;
 };
+
+/* Which of the settings says where the store is. */
+enum config_store_kind {
+    CONFIG_STORE_EMBEDDED, /* none: the daemon runs a Redis of its own */
+    CONFIG_STORE_REDIS,    /* one server, named by the configuration */
+    CONFIG_STORE_SENTINEL, /* the master that sentinels name */
+    CONFIG_STORE_CLUSTER,  /* the nodes of a Redis Cluster */
+};
+enum config_store_kind config_store_kind(const struct config *config);
+/* Has somebody to be asked where the servers are? */
+static inline bool config_store_is_guided(const struct config *config)
+{
+    return config_store_kind(config) >= CONFIG_STORE_SENTINEL;
+}
 
 /* Where errors go; each is one complete line without newline. */
 typedef void config_error_fn(const char *line, void *arg);

@@ -141,9 +141,29 @@ static const struct setting log_rows[] = {
      .help = "how many lines strangers can provoke in 10 s, a reason and worker"},
 };
 
+static const struct setting sentinel_rows[] = {
+    {STRING("master", store.sentinel.master), .check = value_check_name,
+     NEEDS_RESTART("store.sentinel.master"),
+     .help = "the name under which the sentinels know the master"},
+    {ADDRESSES("servers", store.sentinel.servers, store.sentinel.n_servers),
+     NEEDS_RESTART("store.sentinel.servers"),
+     .help = "the sentinels' addresses"},
+    {STRING("username", store.sentinel.username), NEEDS_RESTART("store.sentinel.username"),
+     .help = "the sentinels' user (ACL)"},
+    {FILE_PATH("password_file", store.sentinel.password_file),
+     NEEDS_RESTART("store.sentinel.password_file"),
+     .help = "the file whose first line is the sentinels' password"},
+};
+
 static const struct setting store_rows[] = {
     {REDIS("redis", store.redis), NEEDS_RESTART("store.redis"),
      .help = "the Redis server; without it the daemon runs its own"},
+    {MAP("sentinel", sentinel_rows),
+     .help = "the sentinels that know where the Redis server is"},
+    {ADDRESSES("cluster", store.cluster, store.n_cluster), NEEDS_RESTART("store.cluster"),
+     .help = "some nodes of the Redis Cluster that has the data"},
+    {BOOL("tls", store.tls, "false"), NEEDS_RESTART("store.tls"),
+     .help = "whether sentinels, and servers that they or a Cluster name, have TLS"},
     {PROGRAM("redis_server", store.redis_server), .fallback = "redis-server",
      NEEDS_RESTART("store.redis_server"),
      .help = "the program of the daemon's own Redis"},

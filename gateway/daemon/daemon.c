@@ -233,7 +233,7 @@ static bool make_state_dir(const struct config *config, char *error, size_t erro
 
 static bool daemon_start_store(struct daemon *daemon, char *error, size_t error_size)
 {
-    if (daemon->config->store.redis == NULL) {
+    if (config_store_kind(daemon->config) == CONFIG_STORE_EMBEDDED) {
         daemon->embedded = embedded_start(daemon->base, daemon->config, error, error_size);
         if (daemon->embedded == NULL)
             return false;

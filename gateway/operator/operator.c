@@ -204,7 +204,11 @@ static void on_act_done(enum store_result result, const struct store_view *view,
 
     (void)view;
     *exchange_transition_slot(ex) = NULL;
-    if (result != STORE_OK) {
+    if (result == STORE_UNAVAILABLE) {
+        exchange_refuse(ex, REASON_STORE_UNAVAILABLE,
+                        "It may have happened, or only in some of the partitions. Send the same "
+                        "again: that completes it.");
+    } else if (result != STORE_OK) {
         exchange_refuse_store(ex, result);
     } else if (decision->verdict != VERDICT_PASS) {
         exchange_refuse(ex, decision->reason, NULL);
@@ -400,10 +404,6 @@ static void serve_denial_change(struct act *act)
     const struct store_query query = act_denial_query(act);
     if (!act_denied_device_is_valid(act))
         exchange_refuse(ex, REASON_DEVICE_NAME_INVALID, NULL);
-    else if (act->device[0] == '\0' &&
-             exchange_env(ex)->generation->snapshot->config->store.partitions > 1)
-        exchange_refuse(ex, REASON_REQUEST_BODY_INVALID,
-                        "With several partitions, \"device\" must say whose it is.");
     else
         act_start(act, &query, method_is(ex, "PUT") ? decide_deny : decide_allow);
 }

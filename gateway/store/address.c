@@ -42,6 +42,52 @@ bool store_address_parse(const char *text, struct store_address *out, char *erro
     return true;
 }
 
+static bool address_has_tls(const struct store_address *address, char *error, size_t error_size)
+{
+    if (!address->is_tls || link_tls_is_available())
+        return true;
+    (void)
+        snprintf(error, error_size,
+                 "TLS to Redis needs a hiredis with TLS (1.0 or later, hiredis_ssl); this program "
+                 "was built without");
+    return false;
+}
+
+bool store_address_make(const struct config *config, struct str host, uint16_t port,
+                        struct store_address *out, char *error, size_t error_size)
+{
+    struct store_address made = {.is_tls = config->store.tls, .port = port};
+
+    if (host.len == 0 || memchr(host.p, '\0', host.len) != NULL ||
+        !str_copy(made.host, sizeof(made.host), host)) {
+        (void)snprintf(error, error_size, "\"%.*s\" is no host's name",
+                       host.len < 64 ? (int)host.len : 64, host.p != NULL ? host.p : "");
+        return false;
+    }
+    if (!address_has_tls(&made, error, error_size))
+        return false;
+    *out = made;
+    return true;
+}
+
+bool store_address_equal(const struct store_address *a, const struct store_address *b)
+{
+    return a->is_unix == b->is_unix && a->is_tls == b->is_tls && a->port == b->port &&
+           a->database == b->database && strcmp(a->host, b->host) == 0 &&
+           strcmp(a->path, b->path) == 0;
+}
+
+void store_address_format(const struct store_address *address, char out[STORE_ADDRESS_TEXT_SIZE])
+{
+    bool is_bracketed = strchr(address->host, ':') != NULL;
+
+    if (address->is_unix)
+        str_copy_cut(out, STORE_ADDRESS_TEXT_SIZE, str_c(address->path));
+    else
+        (void)snprintf(out, STORE_ADDRESS_TEXT_SIZE, "%s%s%s:%u", is_bracketed ? "[" : "",
+                       address->host, is_bracketed ? "]" : "", address->port);
+}
+
 bool store_address_choose(const struct config *config, const char *socket,
                           struct store_address *out, char *error, size_t error_size)
 {
@@ -55,10 +101,8 @@ bool store_address_choose(const struct config *config, const char *socket,
     } else if (!store_address_parse(config->store.redis, &chosen, error, error_size)) {
         return false;
     }
-    if (chosen.is_tls && !link_tls_is_available())
-        return address_fails(error, error_size,
-                             "with rediss:// needs a hiredis with TLS (1.0 or later, hiredis_ssl); "
-                             "this program was built without");
+    if (!address_has_tls(&chosen, error, error_size))
+        return false;
     *out = chosen;
     return true;
 }

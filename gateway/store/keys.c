@@ -135,7 +135,7 @@ void keys_add_confirmed(const struct keys *keys, struct command *to, uint32_t pa
 void keys_add_partitions(const struct config *config, struct command *to)
 {
     command_add(to, str_c(config->store.prefix));
-    command_extend(to, STR(":partitions"));
+    command_extend(to, STR(":{p00}:partitions"));
 }
 
 char *keys_record(const struct keys *keys, const char *device)

@@ -29,7 +29,7 @@ void keys_add_once(const struct keys *keys, struct command *to, uint32_t partiti
 void keys_add_seen(const struct keys *keys, struct command *to, uint32_t partition,
                    const char *device);
 void keys_add_confirmed(const struct keys *keys, struct command *to, uint32_t partition);
-/* <prefix>:partitions */
+/* <prefix>:{p00}:partitions */
 void keys_add_partitions(const struct config *config, struct command *to);
 
 /* For logs and comparisons; owned by the caller: mem_free(). */

@@ -38,7 +38,7 @@ enum link_state {
     LINK_STATE_CONNECTING, /* a socket that is not writable yet */
     LINK_STATE_GREETING,   /* the greeting's commands are out */
     LINK_STATE_UP,         /* commands may be sent */
-    LINK_STATE_CLOSED,     /* being freed, or with an address that cannot work */
+    LINK_STATE_CLOSED,     /* being freed */
 };
 
 struct waiting {
@@ -55,6 +55,7 @@ struct link {
     const char *purpose;         /* literal */
     struct link_handlers handlers;
     struct store_address address;
+    enum greeting_kind kind;
     redisContext *context;   /* owned; NULL without a socket */
     struct resolve *resolve; /* owned; only in RESOLVING */
     struct greeting greeting;
@@ -150,8 +151,9 @@ static void link_answer(struct link *link, const redisReply *reply)
     bool before = link->in_callback;
 
     if (--oldest->n_replies == 0) {
-        link->first = (link->first + 1) % LINK_QUEUE_MAX;
         link->n_waiting--;
+        /* From the beginning again when it can be: a link in little use touches little memory. */
+        link->first = link->n_waiting > 0 ? (link->first + 1) % LINK_QUEUE_MAX : 0;
     }
     link->in_callback = true;
     waiting.on_reply(reply, waiting.arg);
@@ -168,16 +170,17 @@ static void link_answer_all(struct link *link)
 static void link_log_broken(struct link *link, const char *reason, bool was_up)
 {
     int64_t now = clock_monotonic_ms();
+    char server[STORE_ADDRESS_TEXT_SIZE];
 
     /* What somebody has to mend is no repetition of what may pass by itself. */
     if (!was_up && now < link->log_again_ms && link->is_wrong == link->logged_wrong)
         return;
     link->log_again_ms = now + LINK_LOG_AGAIN_MS;
     link->logged_wrong = link->is_wrong;
+    store_address_format(&link->address, server);
     log_write(link->is_wrong ? LOG_ERROR : LOG_WARNING,
               was_up ? "the link to Redis broke" : "cannot connect to Redis",
-              LOG_STR("reason", reason), LOG_STR("link", link->purpose),
-              LOG_STR("server", link->address.is_unix ? link->address.path : link->address.host),
+              LOG_STR("reason", reason), LOG_STR("link", link->purpose), LOG_STR("server", server),
               LOG_INT("open_commands", link->n_waiting));
 }
 
@@ -194,6 +197,8 @@ static void link_break(struct link *link, const char *reason)
     link_set_state(link, LINK_STATE_WAITING);
     if (was_up)
         link->handlers.on_down(link->handlers.arg);
+    else if (link->handlers.on_failed != NULL)
+        link->handlers.on_failed(link->handlers.arg);
     link_answer_all(link);
 }
 
@@ -337,7 +342,8 @@ static void link_greet(struct link *link)
         link_break(link, reason);
         return;
     }
-    text = greeting_begin(&link->greeting, link->config, &link->address, reason, sizeof(reason));
+    text = greeting_begin(&link->greeting, link->kind, link->config, &link->address, reason,
+                          sizeof(reason));
     if (text == NULL) {
         link_break(link, reason);
         return;
@@ -466,27 +472,22 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
 /* For others. */
 
-struct link *link_new(struct event_base *base, const struct config *config, const char *socket,
-                      const char *purpose, const struct link_handlers *handlers)
+struct link *link_new(const struct link_params *params)
 {
     static const struct timeval at_once = {0};
     struct link *link = mem_new(struct link);
-    char error[256];
 
-    link->base = base;
-    link->config = config;
-    link->purpose = purpose;
-    link->handlers = *handlers;
+    link->base = params->base;
+    link->config = params->config;
+    link->purpose = params->purpose;
+    link->handlers = params->handlers;
+    link->address = *params->address;
+    link->kind = params->greeting;
     link->queue = mem_array(LINK_QUEUE_MAX, sizeof(*link->queue));
-    link->timer = link_new_event(base, -1, 0, on_timer, link);
-    link->flush_event = link_new_event(base, -1, 0, on_flush, link);
-    if (store_address_choose(config, socket, &link->address, error, sizeof(error))) {
-        link->state = LINK_STATE_WAITING;
-        (void)event_add(link->timer, &at_once);
-    } else {
-        link->state = LINK_STATE_CLOSED;
-        log_write(LOG_ERROR, "the store's address cannot be used", LOG_STR("error", error));
-    }
+    link->timer = link_new_event(link->base, -1, 0, on_timer, link);
+    link->flush_event = link_new_event(link->base, -1, 0, on_flush, link);
+    link->state = LINK_STATE_WAITING;
+    (void)event_add(link->timer, &at_once);
     return link;
 }
 
@@ -515,6 +516,11 @@ void link_free(struct link **link)
 bool link_is_up(const struct link *link)
 {
     return link->state == LINK_STATE_UP;
+}
+
+bool link_knows_layout(const struct link *link)
+{
+    return link->state == LINK_STATE_UP && link->greeting.knows_layout;
 }
 
 uint64_t link_reconnects(const struct link *link)

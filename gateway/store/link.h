@@ -10,8 +10,9 @@
  * hiredis 0.14 has no deadlines, and its asynchronous half ends the process when a server says
  * something unasked.
  *
- * A greeting authenticates, chooses the database, and writes or compares <prefix>:partitions: data
- * of another layout is never touched. Commands are pipelined and answered in their order. */
+ * A greeting (greeting.h) authenticates and looks whom it has before it; data of another layout is
+ * never touched. A link leads to one address for life. Commands are pipelined and answered in their
+ * order. */
 #pragma once
 
 #include <event2/event.h>
@@ -19,6 +20,8 @@
 #include "gateway/base/macros.h"
 #include "gateway/base/str.h"
 #include "gateway/config/config.h"
+#include "gateway/store/address.h"
+#include "gateway/store/greeting.h"
 
 struct link;
 struct redisReply;
@@ -39,15 +42,21 @@ typedef void link_reply_fn(const struct redisReply *reply, void *arg);
 /* Neither runs from inside link_new() or link_close(). */
 struct link_handlers {
     void (*on_up)(void *arg);
-    void (*on_down)(void *arg); /* only after on_up; the open commands are answered right after */
+    void (*on_down)(void *arg);   /* only after on_up; the open commands are answered right after */
+    void (*on_failed)(void *arg); /* an attempt that did not get so far; NULL: of no interest */
     void *arg;
 };
 
-/* Starts connecting at once. `config` and `purpose` (a word for the log: "commands") are borrowed
- * and outlive the link; `socket` is as in store_new(). An address that cannot work is logged, and
- * the link stays down: store_startup_check() has told it before. */
-struct link *link_new(struct event_base *base, const struct config *config, const char *socket,
-                      const char *purpose, const struct link_handlers *handlers) MUST_CHECK;
+struct link_params {
+    struct event_base *base; /* borrowed, like the config: both outlive the link */
+    const struct config *config;
+    const struct store_address *address; /* copied */
+    enum greeting_kind greeting;
+    const char *purpose; /* a word for the log: "commands"; borrowed, outlives the link */
+    struct link_handlers handlers;
+};
+/* Starts connecting at once. */
+struct link *link_new(const struct link_params *params) MUST_CHECK;
 /* For good. Answers everything that is open with NULL (from inside this call). Not from inside a
  * callback. */
 void link_close(struct link *link);
@@ -55,6 +64,8 @@ void link_close(struct link *link);
 void link_free(struct link **link);
 
 bool link_is_up(const struct link *link);
+/* Is up, and its server has confirmed the number of partitions. */
+bool link_knows_layout(const struct link *link);
 /* How often it has been up, less one. */
 uint64_t link_reconnects(const struct link *link);
 
@@ -63,7 +74,7 @@ uint64_t link_reconnects(const struct link *link);
  * its hands full. When the answers to the oldest are overdue, the link is broken, and with it all
  * that are open. */
 struct link_command {
-    struct str pieces[3];
+    struct str pieces[4];
     unsigned n_replies; /* how many commands the text holds; each is answered by a callback */
     int64_t timeout_ms;
     link_reply_fn *on_reply;

@@ -9,9 +9,14 @@
 #include "gateway/base/clock.h"
 #include "gateway/base/log.h"
 #include "gateway/base/mem.h"
+#include "gateway/store/guide.h"
 
 /* EVALSHA, or EVAL with the text of the longest script. */
-enum { OP_HEAD_SIZE = 4096, OP_WAIT_SIZE = 96 };
+enum {
+    OP_HEAD_SIZE = 4096,
+    OP_WAIT_SIZE = 96,
+    OP_REDIRECTED_MS = 10, /* before a redirected one is sent again */
+};
 
 static void op_on_reply(const redisReply *reply, void *arg);
 
@@ -25,7 +30,7 @@ static void op_count(struct store_op *op)
         stat_add(&stats->conflicts, 1);
     if (op->result == STORE_UNAVAILABLE)
         stat_add(&stats->failures, 1);
-    else if (op->via != NULL) /* not a pause, nor what stands for others */
+    else if (op->is_asked)
         histogram_observe(&stats->latency[op->command], clock_monotonic_us() - op->started_us);
 }
 
@@ -39,6 +44,7 @@ static void op_finish(struct store_op *op, const redisReply *reply)
         op->end(op, op->result, op->result == STORE_OK ? reply : NULL);
     if (op->timer != NULL)
         event_free(op->timer);
+    mem_free(op->ask);
     mem_free(op->body);
     mem_free(op);
 }
@@ -117,36 +123,48 @@ static struct str op_wait_text(const struct config *config, char *out, size_t si
     return (struct str){out, (size_t)n};
 }
 
+static struct link *op_link(const struct store_op *op)
+{
+    return op->ask != NULL ? servers_link_at(op->ops->servers, op->ask, op->use)
+                           : servers_link(op->ops->servers, op->partition, op->use);
+}
+
 static bool op_send(struct store_op *op)
 {
     const struct config *config = op->ops->config;
+    struct link *link = op_link(op);
     char head[OP_HEAD_SIZE], wait[OP_WAIT_SIZE];
     struct link_command command = {
-        .pieces = {op_head(op, head, sizeof(head)), {op->body, op->body_len}},
-        .n_replies = 1,
+        .pieces = {op->ask != NULL ? STR("*1\r\n$6\r\nASKING\r\n") : STR(""),
+                   op_head(op, head, sizeof(head)),
+                   {op->body, op->body_len}},
+        .n_replies = op->ask != NULL ? 2 : 1,
         .timeout_ms = config->store.command_timeout_ms,
         .on_reply = op_on_reply,
         .arg = op,
     };
 
     if (op->waits_for_replicas) {
-        command.pieces[2] = op_wait_text(config, wait, sizeof(wait));
-        command.n_replies = 2;
+        command.pieces[3] = op_wait_text(config, wait, sizeof(wait));
+        command.n_replies++;
     }
     if (op->waits_for_replicas || op->stands_behind_wait)
         command.timeout_ms += config->store.wait_timeout_ms;
-    op->n_replies = command.n_replies;
-    if (!link_send(op->via, &command))
+    if (link == NULL || !link_send(link, &command))
         return false;
+    op->n_replies = command.n_replies;
+    op->awaits_asking = op->ask != NULL;
     stat_add(&op->ops->stats->commands, 1);
     return true;
 }
 
-struct store_op *op_start(struct ops *ops, struct link *via, struct store_op *op,
+struct store_op *op_start(struct ops *ops, struct op_place place, struct store_op *op,
                           const struct command *command)
 {
     op->ops = ops;
-    op->via = via;
+    op->partition = place.partition;
+    op->use = place.use;
+    op->is_asked = true;
     op->state = OP_STATE_SENT;
     op->started_us = clock_monotonic_us();
     op->n_args = command->n_args;
@@ -197,6 +215,59 @@ struct store_op *op_pause(struct ops *ops, struct store_op *op, int64_t pause_ms
     return op;
 }
 
+/* Again, elsewhere. */
+
+static bool op_is_in_time(const struct store_op *op)
+{
+    return clock_monotonic_us() - op->started_us < op->ops->config->store.command_timeout_ms * 1000;
+}
+
+static void on_time_to_send(evutil_socket_t fd, short what, void *arg);
+
+/* Until the links to where it is sent are up, too. */
+static void op_send_soon(struct store_op *op)
+{
+    static const struct timeval delay = {.tv_usec = OP_REDIRECTED_MS * 1000L};
+
+    if (op->timer == NULL)
+        op->timer = evtimer_new(op->ops->base, on_time_to_send, op);
+    if (!op_is_in_time(op) || op->timer == NULL || event_add(op->timer, &delay) != 0)
+        (void)op_defer(op);
+}
+
+static void on_time_to_send(evutil_socket_t fd, short what, void *arg)
+{
+    struct store_op *op = arg;
+
+    if (op->is_cancelled)
+        op_finish(op, NULL);
+    else if (!op_send(op))
+        op_send_soon(op);
+}
+
+/* Nothing was done, and the answer says who does it, or when. */
+static bool op_take_redirect(struct store_op *op, enum refusal refusal, const char *text)
+{
+    const struct config *config = op->ops->config;
+    struct store_address elsewhere;
+
+    mem_free(op->ask);
+    op->ask = NULL;
+    if (config_store_kind(config) != CONFIG_STORE_CLUSTER || !op_is_in_time(op))
+        return false;
+    if (refusal == REFUSAL_ASK) {
+        if (!guide_parse_redirect(config, text, &elsewhere))
+            return false;
+        op->ask = mem_new(struct store_address);
+        *op->ask = elsewhere;
+    } else if (refusal != REFUSAL_MOVED && refusal != REFUSAL_TRYAGAIN) {
+        return false;
+    }
+    op->result = STORE_UNAVAILABLE; /* unless another try says otherwise */
+    op->sends_again = op->is_redirected = true;
+    return true;
+}
+
 /* Answers. */
 
 static bool op_take_error(struct store_op *op, const char *text)
@@ -208,9 +279,12 @@ static bool op_take_error(struct store_op *op, const char *text)
         op->sends_again = true;
         return false;
     }
+    if (op_take_redirect(op, refusal, text))
+        return refusal == REFUSAL_MOVED;
     op->result = refusal_result(refusal);
     refusal_report(&op->ops->refusals, refusal, text, op->doing);
-    return refusal_resets_link(refusal);
+    return refusal_resets_link(refusal) || refusal == REFUSAL_CLUSTERDOWN ||
+           refusal == REFUSAL_MOVED;
 }
 
 /* The second reply of a commit: how many replicas have it. What is already decided, stays. */
@@ -229,7 +303,7 @@ static void op_take_wait_reply(struct store_op *op, const redisReply *reply)
                        op->doing);
 }
 
-/* Returns true when this server should not be asked any more. */
+/* Returns true when another server should be asked from now on. */
 static bool op_take_reply(struct store_op *op, const redisReply *reply)
 {
     if (reply != NULL && reply->type == REDIS_REPLY_ERROR)
@@ -251,6 +325,11 @@ static void op_end_round(struct store_op *op, const redisReply *reply)
         return;
     }
     op->sends_again = false;
+    if (op->is_redirected) {
+        op->is_redirected = false;
+        op_send_soon(op);
+        return;
+    }
     op->is_evaluated = true;
     if (!op_send(op))
         (void)op_defer(op);
@@ -259,25 +338,28 @@ static void op_end_round(struct store_op *op, const redisReply *reply)
 static void op_on_reply(const redisReply *reply, void *arg)
 {
     struct store_op *op = arg;
-    struct link *via = op->via;
-    bool resets = false;
+    struct servers *servers = op->ops->servers;
+    uint32_t partition = op->partition;
+    bool has_doubt = false;
 
-    if (op->waits_for_replicas && op->n_replies == 1)
+    if (op->awaits_asking)
+        op->awaits_asking = false;
+    else if (op->waits_for_replicas && op->n_replies == 1)
         op_take_wait_reply(op, reply);
     else
-        resets = op_take_reply(op, reply);
+        has_doubt = op_take_reply(op, reply);
     if (--op->n_replies == 0)
         op_end_round(op, op->waits_for_replicas ? NULL : reply);
-    if (resets)
-        link_reset(via, "Redis refuses to serve");
+    if (has_doubt)
+        servers_doubt(servers, partition, reply->str);
 }
 
 /* Life. */
 
 void ops_init(struct ops *ops, struct event_base *base, const struct config *config,
-              struct store_stats *stats)
+              struct servers *servers, struct store_stats *stats)
 {
-    *ops = (struct ops){.base = base, .config = config, .stats = stats};
+    *ops = (struct ops){.base = base, .config = config, .servers = servers, .stats = stats};
     list_init(&ops->sent);
     list_init(&ops->deferred);
     ops->deferral = evtimer_new(base, on_deferral, ops);

@@ -3,8 +3,10 @@
  * once.
  *
  *      SENT ──last answer of the round──▶ ENDED (callback, freed)
- *       │ ▲                                 ▲
- *       │ └─NOSCRIPT: again, with its text  │
+ *      │ │ ▲                                ▲
+ *      │ │ ├─NOSCRIPT: again, with its text │
+ *      │ │ └─a Cluster's MOVED, ASK, TRYAGAIN: again, a moment later, where they say,
+ *      │ │      as long as command_timeout is not over
  *      op_start() fails ──▶ DEFERRED ─timer─┘
  *
  * Private to the store: store.c embeds an op in an object of its own for each kind. */
@@ -14,9 +16,9 @@
 
 #include "gateway/base/list.h"
 #include "gateway/store/command.h"
-#include "gateway/store/link.h"
 #include "gateway/store/refusal.h"
 #include "gateway/store/scripts.h"
+#include "gateway/store/servers.h"
 #include "gateway/store/store.h"
 
 struct redisReply;
@@ -25,6 +27,7 @@ struct redisReply;
 struct ops {
     struct event_base *base;
     const struct config *config;
+    struct servers *servers; /* borrowed from the store */
     struct list sent;
     struct list deferred;
     struct event *deferral; /* owned: a timer */
@@ -33,7 +36,7 @@ struct ops {
 };
 
 void ops_init(struct ops *ops, struct event_base *base, const struct config *config,
-              struct store_stats *stats);
+              struct servers *servers, struct store_stats *stats);
 /* After the links were closed: ends what is deferred. */
 void ops_deinit(struct ops *ops);
 
@@ -51,7 +54,9 @@ enum op_state {
 struct store_op {
     struct list link; /* in `sent` or `deferred` */
     struct ops *ops;  /* borrowed from the store, which outlives its operations */
-    struct link *via; /* borrowed likewise */
+    uint32_t partition;
+    enum servers_use use;
+    bool is_asked; /* of a server; not a pause, nor what stands for others */
     enum op_state state;
     const char *doing; /* literal, for the log */
     op_end_fn *end;
@@ -67,15 +72,22 @@ struct store_op {
     bool is_cancelled;
     bool is_evaluated; /* the script's text was sent */
     bool sends_again;
+    bool is_redirected;        /* ... a moment later, or elsewhere */
+    struct store_address *ask; /* owned; where a Cluster has sent us for this once, or NULL */
+    bool awaits_asking;        /* the answer to ASKING comes first */
     enum store_result result;
     int64_t started_us;
-    struct event *timer; /* owned; only of a pause */
+    struct event *timer; /* owned; of a pause, and before sending again */
 };
 
 /* `op` is zeroed but for `doing`, `end`, `script`, `command`, `is_commit`, `waits_for_replicas`
  * and `stands_behind_wait`, and heads an object of its own that mem_free() frees. With a script, `command` is what follows its name: the number of keys,
  * the keys, the arguments. */
-struct store_op *op_start(struct ops *ops, struct link *via, struct store_op *op,
+struct op_place {
+    uint32_t partition;
+    enum servers_use use;
+};
+struct store_op *op_start(struct ops *ops, struct op_place place, struct store_op *op,
                           const struct command *command);
 /* Without asking the server: ends with STORE_UNAVAILABLE. */
 struct store_op *op_refuse(struct ops *ops, struct store_op *op);

@@ -9,19 +9,22 @@
 
 /* X(name: also the first word of the reply, result, whether another connection may do better) */
 #define REFUSAL_TABLE(X)                                                                           \
-    X(READONLY, STORE_UNAVAILABLE, true)    /* a replica: the primary has moved */                 \
-    X(LOADING, STORE_UNAVAILABLE, true)     /* reading its data from disk */                       \
-    X(MASTERDOWN, STORE_UNAVAILABLE, true)  /* a replica that has lost its primary */              \
-    X(NOAUTH, STORE_UNAVAILABLE, true)      /* our user was changed meanwhile */                   \
-    X(CLUSTERDOWN, STORE_UNAVAILABLE, true) /* */                                                  \
-    X(MOVED, STORE_UNAVAILABLE, true)       /* a Cluster: not spoken here */                       \
-    X(NOSCRIPT, STORE_UNAVAILABLE, false)   /* the script is sent with its text */                 \
-    X(OOM, STORE_UNAVAILABLE, false)        /* maxmemory is reached */                             \
-    X(NOPERM, STORE_UNAVAILABLE, false)     /* the ACL lacks something */                          \
-    X(MISCONF, STORE_UNAVAILABLE, false)    /* it cannot write to disk */                          \
-    X(NOREPLICAS, STORE_UNAVAILABLE, false) /* min-replicas-to-write */                            \
-    X(BUSY, STORE_UNAVAILABLE, false)       /* somebody's script runs for too long */              \
-    X(WRONGTYPE, STORE_INVALID, false)      /* a key of ours holds something else */               \
+    X(READONLY, STORE_UNAVAILABLE, true)     /* a replica: the primary has moved */                \
+    X(LOADING, STORE_UNAVAILABLE, true)      /* reading its data from disk */                      \
+    X(MASTERDOWN, STORE_UNAVAILABLE, true)   /* a replica that has lost its primary */             \
+    X(NOAUTH, STORE_UNAVAILABLE, true)       /* our user was changed meanwhile */                  \
+    X(UNBLOCKED, STORE_UNAVAILABLE, true)    /* a primary that has just become a replica */        \
+    X(CLUSTERDOWN, STORE_UNAVAILABLE, false) /* a Cluster that is not whole */                     \
+    X(MOVED, STORE_UNAVAILABLE, false)       /* another node of the Cluster has it */              \
+    X(ASK, STORE_UNAVAILABLE, false)         /* likewise, for this once */                         \
+    X(TRYAGAIN, STORE_UNAVAILABLE, false)    /* on its way from one node to another */             \
+    X(NOSCRIPT, STORE_UNAVAILABLE, false)    /* the script is sent with its text */                \
+    X(OOM, STORE_UNAVAILABLE, false)         /* maxmemory is reached */                            \
+    X(NOPERM, STORE_UNAVAILABLE, false)      /* the ACL lacks something */                         \
+    X(MISCONF, STORE_UNAVAILABLE, false)     /* it cannot write to disk */                         \
+    X(NOREPLICAS, STORE_UNAVAILABLE, false)  /* min-replicas-to-write */                           \
+    X(BUSY, STORE_UNAVAILABLE, false)        /* somebody's script runs for too long */             \
+    X(WRONGTYPE, STORE_INVALID, false)       /* a key of ours holds something else */              \
     X(OTHER, STORE_UNAVAILABLE, false)
 
 enum refusal {

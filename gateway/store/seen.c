@@ -24,7 +24,7 @@ struct note {
 struct seen {
     const struct config *config;
     const struct keys *keys;
-    struct link *link;
+    const struct servers *servers;
     struct event *flush; /* owned: a timer */
     struct refusal_log refusals;
     struct list oldest_first;
@@ -58,36 +58,37 @@ static void seen_forget(struct seen *seen, struct note *note)
     seen->n--;
 }
 
-/* A note that was lost is not missed: the next one is as good. But where nobody may write, a
- * primary has become a replica, and what is read there may be old. */
+/* A note that was lost is not missed: the next one is as good. */
 static void on_written(const redisReply *reply, void *arg)
 {
     struct seen *seen = arg;
 
     if (reply == NULL || reply->type != REDIS_REPLY_ERROR)
         return;
-    enum refusal refusal = refusal_classify(reply->str);
-    refusal_report(&seen->refusals, refusal, reply->str, "writing when devices were seen");
-    if (refusal_resets_link(refusal))
-        link_reset(seen->link, "Redis refuses to serve");
+    refusal_report(&seen->refusals, refusal_classify(reply->str), reply->str,
+                   "writing when devices were seen");
 }
 
 static bool seen_write(struct seen *seen, const struct note *note)
 {
+    uint32_t partition = keys_partition_of(seen->keys, note->device);
+    struct link *link = servers_link(seen->servers, partition, SERVERS_COMMANDS);
     char head[COMMAND_HEAD_SIZE];
     struct command command;
     size_t body_len;
 
+    if (link == NULL || !link_is_up(link))
+        return false;
     command_init(&command);
     command_add(&command, STR("HSET"));
-    keys_add_seen(seen->keys, &command, keys_partition_of(seen->keys, note->device), note->device);
+    keys_add_seen(seen->keys, &command, partition, note->device);
     command_add(&command, STR("at"));
     command_add_int(&command, note->at_ms);
     command_add(&command, STR("address"));
     command_add(&command, str_c(note->address));
     char *body CLEANUP(mem_free_at) = command_write(&command, &body_len);
     size_t head_len = command_write_head(command.n_args, head);
-    return link_send(seen->link,
+    return link_send(link,
                      &(struct link_command){.pieces = {{head, head_len}, {body, body_len}},
                                             .n_replies = 1,
                                             .timeout_ms = seen->config->store.command_timeout_ms,
@@ -95,23 +96,30 @@ static bool seen_write(struct seen *seen, const struct note *note)
                                             .arg = seen});
 }
 
-static void seen_flush_batch(struct seen *seen)
+/* Notes whose server is away wait, and hold up no others. */
+static bool seen_flush_batch(struct seen *seen)
 {
-    for (int i = 0; i < SEEN_BATCH && !list_is_empty(&seen->oldest_first); i++) {
-        struct note *note = list_entry(seen->oldest_first.next, struct note, in_age);
-        if (!seen_write(seen, note))
+    int written = 0;
+
+    list_for_each_safe (link, following, &seen->oldest_first) {
+        struct note *note = list_entry(link, struct note, in_age);
+        if (written == SEEN_BATCH)
             break;
+        if (!seen_write(seen, note))
+            continue;
         seen_forget(seen, note);
+        written++;
     }
+    return written > 0;
 }
 
 static void on_flush(evutil_socket_t fd, short what, void *arg)
 {
     struct seen *seen = arg;
 
-    seen_flush_batch(seen);
+    bool goes_on = seen_flush_batch(seen);
     if (!list_is_empty(&seen->oldest_first))
-        seen_arm(seen, link_is_up(seen->link) ? SEEN_BATCH_GAP_MS : SEEN_FLUSH_MS);
+        seen_arm(seen, goes_on ? SEEN_BATCH_GAP_MS : SEEN_FLUSH_MS);
 }
 
 static struct note *seen_find(struct list *bucket, const char *device)
@@ -128,7 +136,7 @@ static void seen_make_room(struct seen *seen)
 {
     if (seen->n < SEEN_MAX)
         return;
-    seen_flush_batch(seen);
+    (void)seen_flush_batch(seen);
     if (seen->n == SEEN_MAX)
         seen_forget(seen, list_entry(seen->oldest_first.next, struct note, in_age));
 }
@@ -152,13 +160,13 @@ void seen_note(struct seen *seen, const char *device, const char *address)
 }
 
 struct seen *seen_new(struct event_base *base, const struct config *config, const struct keys *keys,
-                      struct link *link)
+                      const struct servers *servers)
 {
     struct seen *seen = mem_new(struct seen);
 
     seen->config = config;
     seen->keys = keys;
-    seen->link = link;
+    seen->servers = servers;
     random_bytes(&seen->seed, sizeof(seen->seed));
     list_init(&seen->oldest_first);
     for (size_t i = 0; i < SEEN_BUCKETS; i++)

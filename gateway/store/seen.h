@@ -7,7 +7,7 @@
 #include <event2/event.h>
 
 #include "gateway/store/keys.h"
-#include "gateway/store/link.h"
+#include "gateway/store/servers.h"
 
 enum {
     SEEN_MAX = 4096,        /* devices with a note */
@@ -19,10 +19,10 @@ enum {
 
 struct seen;
 
-/* `keys`, `config` and `link` are borrowed and outlive it. */
+/* `keys` and `config` are borrowed and outlive it; `servers` too, until the last loop's turn. */
 struct seen *seen_new(struct event_base *base, const struct config *config, const struct keys *keys,
-                      struct link *link) MUST_CHECK;
-/* After the link was freed. What was not written is lost. */
+                      const struct servers *servers) MUST_CHECK;
+/* After the links were freed. What was not written is lost. */
 void seen_free(struct seen **seen);
 
 void seen_note(struct seen *seen, const char *device, const char *address);

@@ -11,6 +11,7 @@
 #include "gateway/base/mem.h"
 #include "gateway/store/address.h"
 #include "gateway/store/greeting.h"
+#include "gateway/store/guide.h"
 #include "gateway/store/link_tls.h"
 #include "gateway/store/resolve.h"
 
@@ -76,13 +77,15 @@ static redisContext *startup_connect(const struct config *config,
 }
 
 /* The same greeting as a link's. */
-static enum store_startup startup_greet(redisContext *context, const struct config *config,
+static enum store_startup startup_greet(redisContext *context, enum greeting_kind kind,
+                                        const struct config *config,
                                         const struct store_address *address, char *error,
                                         size_t error_size)
 {
     struct greeting greeting;
     enum greeting_progress progress = GREETING_MORE;
-    char *text CLEANUP(mem_free_at) = greeting_begin(&greeting, config, address, error, error_size);
+    char *text CLEANUP(mem_free_at) =
+        greeting_begin(&greeting, kind, config, address, error, error_size);
 
     if (text == NULL)
         return STORE_STARTUP_WRONG;
@@ -100,6 +103,59 @@ static enum store_startup startup_greet(redisContext *context, const struct conf
     return progress == GREETING_DONE    ? STORE_STARTUP_READY
            : progress == GREETING_WRONG ? STORE_STARTUP_WRONG
                                         : STORE_STARTUP_UNREACHABLE;
+}
+
+/* Asks one sentinel, or one node of a Cluster. */
+static enum store_startup startup_ask_guide(const struct config *config,
+                                            const struct store_address *guide,
+                                            struct store_address *out, char *error,
+                                            size_t error_size)
+{
+    bool is_sentinel = config_store_kind(config) == CONFIG_STORE_SENTINEL;
+    redisContext *context CLEANUP(context_free) = startup_connect(config, guide, error, error_size);
+    char *question CLEANUP(mem_free_at) = guide_question(config);
+    struct guide_map map;
+    void *reply = NULL;
+
+    if (context == NULL)
+        return STORE_STARTUP_UNREACHABLE;
+    enum store_startup result =
+        startup_greet(context, is_sentinel ? GREETING_SENTINEL : GREETING_GUIDE, config, guide,
+                      error, error_size);
+    if (result != STORE_STARTUP_READY)
+        return result;
+    if (redisAppendFormattedCommand(context, question, strlen(question)) != REDIS_OK)
+        abort();
+    if (redisGetReply(context, &reply) != REDIS_OK) {
+        (void)snprintf(error, error_size, "%s: %s", guide->host, context->errstr);
+        return STORE_STARTUP_UNREACHABLE;
+    }
+    guide_map_init(&map, 1);
+    if (guide_take_reply(config, guide, reply, &map, error, error_size))
+        *out = map.servers[0];
+    else
+        result = STORE_STARTUP_UNREACHABLE;
+    guide_map_deinit(&map);
+    freeReplyObject(reply);
+    return result;
+}
+
+/* The server of the first partition, which has the layout. */
+static enum store_startup startup_locate(const struct config *config, const char *socket,
+                                         struct store_address *out, char *error, size_t error_size)
+{
+    enum store_startup result = STORE_STARTUP_WRONG;
+    struct store_address guide;
+
+    if (socket != NULL || !config_store_is_guided(config))
+        return store_address_choose(config, socket, out, error, error_size) ? STORE_STARTUP_READY
+                                                                            : STORE_STARTUP_WRONG;
+    for (size_t i = 0; i < guide_count(config) && result != STORE_STARTUP_READY; i++) {
+        if (!guide_address(config, i, &guide, error, error_size))
+            return STORE_STARTUP_WRONG;
+        result = startup_ask_guide(config, &guide, out, error, error_size);
+    }
+    return result;
 }
 
 /* What the server lets us know; managed ones keep some of it to themselves. NULL then. */
@@ -159,12 +215,14 @@ enum store_startup store_startup_check(const struct config *config, const char *
     struct store_address address;
     redisContext *context CLEANUP(context_free) = NULL;
 
-    if (!store_address_choose(config, socket, &address, error, error_size))
-        return STORE_STARTUP_WRONG;
+    enum store_startup result = startup_locate(config, socket, &address, error, error_size);
+    if (result != STORE_STARTUP_READY)
+        return result;
     context = startup_connect(config, &address, error, error_size);
     if (context == NULL)
         return STORE_STARTUP_UNREACHABLE;
-    enum store_startup result = startup_greet(context, config, &address, error, error_size);
+    result = startup_greet(context, greeting_kind_of_servers(config), config, &address, error,
+                           error_size);
     if (result == STORE_STARTUP_READY)
         result = startup_check_version(context, error, error_size);
     if (result != STORE_STARTUP_READY)

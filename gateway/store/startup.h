@@ -11,8 +11,9 @@ enum store_startup {
     STORE_STARTUP_WRONG, /* must not be used: other partitions, too old, wrong credentials… */
 };
 
-/* Connects (within connect_timeout), authenticates, checks the server's version, writes or compares
- * <prefix>:partitions, and warns in the log when the server's persistence would lose acknowledged
+/* Finds the server (behind sentinels, or in a Cluster), connects (within connect_timeout, each),
+ * authenticates, checks the server's version, writes or compares
+ * <prefix>:{p00}:partitions, and warns in the log when the server's persistence would lose acknowledged
  * transitions (no AOF, appendfsync not "always"), or when maxmemory-policy may evict. `socket` as
  * in store_new(). `error` gets a sentence unless READY. */
 enum store_startup store_startup_check(const struct config *config, const char *socket, char *error,

@@ -13,32 +13,26 @@
 #include "gateway/store/codec.h"
 #include "gateway/store/event_json.h"
 #include "gateway/store/keys.h"
-#include "gateway/store/link.h"
 #include "gateway/store/ops.h"
 #include "gateway/store/reply.h"
 #include "gateway/store/seen.h"
+#include "gateway/store/servers.h"
 #include "gateway/store/tail.h"
 
 enum { STORE_EVENTS_READ_MAX = 1000 };
 
-_Static_assert((int)STORE_OPERATIONS_MAX == (int)LINK_QUEUE_MAX, "the link holds the bound");
+_Static_assert((int)STORE_OPERATIONS_MAX == (int)LINK_QUEUE_MAX, "each link holds the bound");
 
 struct store {
     const struct config *config; /* borrowed from the store's owner, who outlives us */
     struct keys *keys;           /* owned */
-    struct link *link;           /* owned: commands */
-    /* Owned; only with wait_replicas: a WAIT holds up what is behind it, and reads must not stand
-     * there. */
-    struct link *commit_link;
-    struct tail *tail; /* owned */
+    struct servers *servers;     /* owned */
+    struct tail **tails;         /* owned array: one, or on a Cluster one a partition */
+    uint32_t n_tails;
+    int64_t fresh_ms;  /* at least since then every log has been read */
     struct seen *seen; /* owned */
     struct ops ops;
 };
-
-static struct link *store_commit_link(const struct store *store)
-{
-    return store->commit_link != NULL ? store->commit_link : store->link;
-}
 
 static void log_unreadable(const struct keys *keys, const char *device, const char *wrong)
 {
@@ -179,8 +173,9 @@ struct store_op *store_read(struct store *store, const struct store_query *query
     read_add_denial(read, &command, partition, READ_DENY_KEY, query->key);
     read_add_denial(read, &command, partition, READ_DENY_CERTIFICATE, query->certificate);
     read_add_denial(read, &command, partition, READ_DENY_NEXT, query->next_key);
-    struct link *via = query->after_commits ? store_commit_link(store) : store->link;
-    return op_start(&store->ops, via, &read->op, &command);
+    const struct op_place place = {partition,
+                                   query->after_commits ? SERVERS_COMMITS : SERVERS_COMMANDS};
+    return op_start(&store->ops, place, &read->op, &command);
 }
 
 /* Committing a change. */
@@ -285,7 +280,8 @@ static struct store_op *commit_start(struct store *store, uint32_t partition, co
     command_init(&command);
     commit_add_keys(store->keys, partition, device, change, &command);
     commit_add_arguments(store->config, change, &texts, &command);
-    struct store_op *op = op_start(&store->ops, store_commit_link(store), &commit->op, &command);
+    struct store_op *op =
+        op_start(&store->ops, (struct op_place){partition, SERVERS_COMMITS}, &commit->op, &command);
     for (size_t i = 0; i < change->n_events; i++)
         mem_free(texts.data[i]);
     return op;
@@ -295,6 +291,7 @@ struct store_op *store_confirm(struct store *store, const char *device, store_co
                                void *arg)
 {
     struct commit_op *confirm = mem_new(struct commit_op);
+    uint32_t partition = keys_partition_of(store->keys, device);
     struct command command;
 
     confirm->op = (struct store_op){
@@ -307,19 +304,25 @@ struct store_op *store_confirm(struct store *store, const char *device, store_co
     confirm->arg = arg;
     command_init(&command);
     command_add(&command, STR("SET"));
-    keys_add_confirmed(store->keys, &command, keys_partition_of(store->keys, device));
+    keys_add_confirmed(store->keys, &command, partition);
     command_add(&command, STR("1"));
-    return op_start(&store->ops, store_commit_link(store), &confirm->op, &command);
+    return op_start(&store->ops, (struct op_place){partition, SERVERS_COMMITS}, &confirm->op,
+                    &command);
 }
 
 /* A change in every partition. */
 
-/* Stands for the commits of all partitions, which follow each other. */
+/* Stands for the commits of all partitions, which follow each other around from the home partition
+ * and end there, with the event. A denial begins there, too: so whatever partition has the entry
+ * when one of the commits fails, home has it, where it is looked for by whoever wants to take it
+ * back. */
 struct fan_op {
     struct store_op op;
     struct store *store;
-    struct change change; /* no record; the event waits for the last */
-    uint32_t partition;   /* whose commit is out */
+    struct change change; /* no record */
+    char device[DEVICE_NAME_MAX + 1];
+    uint32_t home;
+    uint32_t step; /* from home: whose commit is out */
     store_commit_fn *done;
     void *arg;
 };
@@ -335,43 +338,58 @@ static void on_fan_commit(enum store_result result, void *arg);
 
 static void fan_commit(struct fan_op *fan)
 {
+    uint32_t n = keys_partitions(fan->store->keys);
     struct change change = fan->change;
 
-    if (fan->partition + 1 < keys_partitions(fan->store->keys))
+    if (fan->step < n)
         change.n_events = 0;
-    (void)commit_start(fan->store, fan->partition, "", &change, on_fan_commit, fan);
+    (void)commit_start(fan->store, (fan->home + fan->step) % n, fan->device, &change, on_fan_commit,
+                       fan);
 }
 
 static void on_fan_commit(enum store_result result, void *arg)
 {
     struct fan_op *fan = arg;
 
-    if (result != STORE_OK || ++fan->partition == keys_partitions(fan->store->keys))
+    if (result != STORE_OK || fan->step == keys_partitions(fan->store->keys)) {
         op_end(&fan->op, result);
-    else
-        fan_commit(fan);
+        return;
+    }
+    fan->step++;
+    fan_commit(fan);
 }
 
-static struct store_op *fan_start(struct store *store, const struct change *change,
-                                  store_commit_fn *done, void *arg)
+static struct store_op *fan_start(struct store *store, const char *device,
+                                  const struct change *change, store_commit_fn *done, void *arg)
 {
     struct fan_op *fan = mem_new(struct fan_op);
 
     fan->op = (struct store_op){.doing = "committing a change everywhere", .end = fan_end};
     fan->store = store;
     fan->change = *change;
+    fan->home = keys_partition_of(store->keys, device);
+    fan->step = change->n_deny > 0 ? 0 : 1;
     fan->done = done;
     fan->arg = arg;
+    str_copy_cut(fan->device, sizeof(fan->device), str_c(device));
     (void)op_begin(&store->ops, &fan->op);
     fan_commit(fan);
     return &fan->op;
 }
 
+/* What is said of a key or certificate, and of no record. */
+static bool change_is_everywhere(const struct change *change)
+{
+    return !change->writes_record &&
+           ((change->n_deny > 0 && change->deny[0].kind != DENY_DEVICE) ||
+            (change->n_allow > 0 && change->allow[0].kind != DENY_DEVICE));
+}
+
 struct store_op *store_commit(struct store *store, const char *device, const struct change *change,
                               store_commit_fn *done, void *arg)
 {
-    if (device[0] == '\0' && !change->writes_record && keys_partitions(store->keys) > 1)
-        return fan_start(store, change, done, arg);
+    if (keys_partitions(store->keys) > 1 && change_is_everywhere(change))
+        return fan_start(store, device, change, done, arg);
     return commit_start(store, keys_partition_of(store->keys, device), device, change, done, arg);
 }
 
@@ -409,6 +427,7 @@ struct store_op *store_read_denial(struct store *store, enum deny_kind kind, con
                                    const char *device, store_denial_fn *done, void *arg)
 {
     struct denial_op *read = mem_new(struct denial_op);
+    uint32_t partition = keys_partition_of(store->keys, device != NULL ? device : "");
     struct command command;
 
     read->op = (struct store_op){.doing = "reading a denial",
@@ -421,9 +440,9 @@ struct store_op *store_read_denial(struct store *store, enum deny_kind kind, con
         return op_refuse(&store->ops, &read->op);
     command_init(&command);
     command_add(&command, STR("HGETALL"));
-    keys_add_deny(store->keys, &command,
-                  keys_partition_of(store->keys, device != NULL ? device : ""), kind, id);
-    return op_start(&store->ops, store->link, &read->op, &command);
+    keys_add_deny(store->keys, &command, partition, kind, id);
+    return op_start(&store->ops, (struct op_place){partition, SERVERS_COMMANDS}, &read->op,
+                    &command);
 }
 
 /* Reading which rotations are pending. */
@@ -485,7 +504,8 @@ struct store_op *store_read_pending(struct store *store, uint32_t partition, int
     keys_add_stalled(store->keys, &command, partition);
     command_add_int(&command, for_ms);
     command_add_int(&command, for_ms > 0 ? STORE_PENDING_MAX : 0);
-    return op_start(&store->ops, store->link, &read->op, &command);
+    return op_start(&store->ops, (struct op_place){partition, SERVERS_COMMANDS}, &read->op,
+                    &command);
 }
 
 static void forget_end(struct store_op *op, enum store_result result, const redisReply *reply)
@@ -510,7 +530,8 @@ struct store_op *store_forget_pending(struct store *store, uint32_t partition, c
     command_add(&command, STR("ZREM"));
     keys_add_pending(store->keys, &command, partition);
     command_add(&command, str_c(device));
-    return op_start(&store->ops, store->link, &forget->op, &command);
+    return op_start(&store->ops, (struct op_place){partition, SERVERS_COMMANDS}, &forget->op,
+                    &command);
 }
 
 /* Reading events. */
@@ -583,7 +604,8 @@ struct store_op *store_read_events(struct store *store, uint32_t partition, size
     command_add(&command, STR("COUNT"));
     command_add_int(&command,
                     count < STORE_EVENTS_READ_MAX ? (int64_t)count : STORE_EVENTS_READ_MAX);
-    return op_start(&store->ops, store->link, &read->op, &command);
+    return op_start(&store->ops, (struct op_place){partition, SERVERS_COMMANDS}, &read->op,
+                    &command);
 }
 
 /* A pause. */
@@ -614,25 +636,59 @@ struct store_op *store_pause(struct store *store, int64_t pause_ms, store_commit
 
 /* The store. */
 
-/* Whoever waits is told by the link itself. */
-static void on_link_change(void *arg)
+static void on_doubt(void *arg, uint32_t partition, const char *error)
 {
+    servers_doubt(((struct store *)arg)->servers, partition, error);
+}
+
+/* Each tail follows the server of its first partition: the only one, or all have the same. */
+static void on_servers_changed(void *arg)
+{
+    struct store *store = arg;
+
+    for (uint32_t i = 0; i < store->n_tails; i++) {
+        const struct store_address *address = servers_address(store->servers, i);
+        if (address != NULL)
+            tail_lead(store->tails[i], address);
+    }
+}
+
+static void store_make_tails(struct store *store, struct event_base *base,
+                             const struct store_handlers *handlers)
+{
+    uint32_t partitions = keys_partitions(store->keys);
+    bool is_cluster = config_store_kind(store->config) == CONFIG_STORE_CLUSTER;
+
+    store->n_tails = is_cluster ? partitions : 1;
+    store->tails = mem_array(store->n_tails, sizeof(struct tail *));
+    for (uint32_t i = 0; i < store->n_tails; i++) {
+        const struct tail_params params = {
+            .base = base,
+            .config = store->config,
+            .keys = store->keys,
+            .first = i,
+            .n = is_cluster ? 1 : partitions,
+            .handlers = *handlers,
+            .on_doubt = on_doubt,
+            .doubt_arg = store,
+        };
+        store->tails[i] = tail_new(&params);
+    }
 }
 
 struct store *store_new(struct event_base *base, const struct config *config, const char *socket,
                         const struct store_handlers *handlers)
 {
-    const struct link_handlers link_handlers = {on_link_change, on_link_change, NULL};
     struct store *store = mem_new(struct store);
 
     store->config = config;
+    store->fresh_ms = INT64_MIN;
     store->keys = keys_new(config);
-    ops_init(&store->ops, base, config, handlers->stats);
-    store->link = link_new(base, config, socket, "commands", &link_handlers);
-    if (config->store.wait_replicas > 0)
-        store->commit_link = link_new(base, config, socket, "commits", &link_handlers);
-    store->tail = tail_new(base, config, socket, store->keys, handlers);
-    store->seen = seen_new(base, config, store->keys, store->link);
+    store->servers = servers_new(base, config, socket, on_servers_changed, store);
+    ops_init(&store->ops, base, config, store->servers, handlers->stats);
+    store_make_tails(store, base, handlers);
+    on_servers_changed(store);
+    store->seen = seen_new(base, config, store->keys, store->servers);
     return store;
 }
 
@@ -643,13 +699,12 @@ void store_free(struct store **store)
     if (self == NULL)
         return;
     /* Callbacks that this runs may still ask the store, whose parts are all there. */
-    if (self->commit_link != NULL)
-        link_close(self->commit_link);
-    link_close(self->link);
+    servers_close(self->servers);
     ops_deinit(&self->ops);
-    tail_free(&self->tail);
-    link_free(&self->commit_link);
-    link_free(&self->link);
+    for (uint32_t i = 0; i < self->n_tails; i++)
+        tail_free(&self->tails[i]);
+    mem_free(self->tails);
+    servers_free(&self->servers);
     seen_free(&self->seen);
     keys_free(&self->keys);
     mem_free(self);
@@ -658,24 +713,45 @@ void store_free(struct store **store)
 
 bool store_waits_for_replicas(const struct store *store)
 {
-    return store->commit_link != NULL;
+    return store->config->store.wait_replicas > 0;
 }
 
 bool store_is_ready(const struct store *store)
 {
-    return link_is_up(store->link) &&
-           (store->commit_link == NULL || link_is_up(store->commit_link)) &&
-           tail_is_placed(store->tail);
+    for (uint32_t i = 0; i < store->n_tails; i++) {
+        if (!tail_is_placed(store->tails[i]))
+            return false;
+    }
+    return servers_are_up(store->servers);
 }
 
-bool store_is_fresh(const struct store *store)
+/* No log has been read for longer. */
+static int64_t store_oldest_ms(const struct store *store)
 {
-    return tail_stale_ms(store->tail) <= store->config->store.lease_ms;
+    int64_t oldest_ms = INT64_MAX;
+
+    for (uint32_t i = 0; i < store->n_tails; i++) {
+        if (tail_fresh_ms(store->tails[i]) < oldest_ms)
+            oldest_ms = tail_fresh_ms(store->tails[i]);
+    }
+    return oldest_ms;
+}
+
+/* A tail only becomes fresher, so what was found once is good until it is too old. */
+bool store_is_fresh(struct store *store)
+{
+    int64_t since_ms = clock_monotonic_ms() - store->config->store.lease_ms;
+
+    if (store->fresh_ms < since_ms)
+        store->fresh_ms = store_oldest_ms(store);
+    return store->fresh_ms >= since_ms;
 }
 
 int64_t store_stale_ms(const struct store *store)
 {
-    return tail_stale_ms(store->tail);
+    int64_t oldest_ms = store_oldest_ms(store);
+
+    return oldest_ms == INT64_MIN ? INT64_MAX : clock_monotonic_ms() - oldest_ms;
 }
 
 void store_note_seen(struct store *store, const char *device, const char *address)
@@ -692,10 +768,10 @@ void store_stats_init(struct store_stats *stats)
 
 uint64_t store_reconnects(const struct store *store)
 {
-    uint64_t reconnects = link_reconnects(store->link) + tail_reconnects(store->tail);
+    uint64_t reconnects = servers_reconnects(store->servers);
 
-    if (store->commit_link != NULL)
-        reconnects += link_reconnects(store->commit_link);
+    for (uint32_t i = 0; i < store->n_tails; i++)
+        reconnects += tail_reconnects(store->tails[i]);
     return reconnects;
 }
 

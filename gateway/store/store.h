@@ -7,8 +7,17 @@
  * wait_replicas there is a third link, for commits, so that no read stands behind a WAIT. The
  * process must ignore SIGPIPE.
  *
+ *   servers.h ──▶ topology.h ──▶ guide.h    which server has a partition: one for all (embedded,
+ *                                           store.redis, the master that sentinels name), or the
+ *                                           nodes of a Redis Cluster, each with links of its own
+ *   tail.h                                  follows the log: one, or on a Cluster one a partition
+ *
+ * Only primaries are read and written. Where the primary moves, whatever was open ends with
+ * STORE_UNAVAILABLE, the log has a gap, and what was acknowledged is there if replicas had it
+ * (wait_replicas) and one of them was made the primary.
+ *
  *   keys (NN: the device's partition)        type
- *   <prefix>:partitions                      string, written once for the fleet
+ *   <prefix>:{p00}:partitions                string, written once for the fleet
  *   <prefix>:{pNN}:device:<name>             hash: the record, `version` among its fields
  *   <prefix>:{pNN}:deny:key:<id>             hash: reason, origin, at, until, device
  *                 …:deny:certificate:<id>    likewise
@@ -83,8 +92,8 @@ struct store_cut {
 };
 typedef void store_cut_fn(const struct store_cut *cut, void *arg);
 
-/* The log could not be followed without a gap (it was trimmed, lost or replaced, or an entry cannot
- * be understood): any cut may have been missed, so every live connection has to be decided again
+/* The log could not be followed without a gap (it was trimmed, lost or replaced, another server has
+ * it now, or an entry cannot be understood): any cut may have been missed, so every live connection has to be decided again
  * before its next request. Runs also when the log is found for the first time: whatever was decided
  * before, was decided without it. */
 typedef void store_gap_fn(void *arg);
@@ -130,14 +139,16 @@ void store_free(struct store **store);
  * acknowledges it now, may then still be missing there: store_confirm() asks. */
 bool store_waits_for_replicas(const struct store *store);
 
-/* The command link is up and the tail has found its place in the log. */
+/* The links to the servers of all partitions are up, and every log is followed. */
 bool store_is_ready(const struct store *store);
 
-/* The log has been read within store.lease: live connections may be trusted without asking. Time
- * counts from when the answered read was sent. Cheap: called for every request. */
-bool store_is_fresh(const struct store *store);
-/* How long the log has not been read, in ms of the monotonic clock; INT64_MAX before the first
- * time. */
+/* The log of every partition has been read within store.lease: live connections may be trusted
+ * without asking. Of every one, because the event of a key's denial is in one of them, and concerns
+ * connections of all. Time counts from when the answered read was sent. Cheap: called for every
+ * request. */
+bool store_is_fresh(struct store *store);
+/* How long the log has not been read (of the partitions' logs, the one that was not for longest),
+ * in ms of the monotonic clock; INT64_MAX before the first time. */
 int64_t store_stale_ms(const struct store *store);
 
 /* How many operations may be open at once; more end with STORE_UNAVAILABLE. */
@@ -149,9 +160,14 @@ struct store_op *store_read(struct store *store, const struct store_query *query
 /* In one atomic step: the record, if its version is still the one before `next.version`; the
  * denials; the events, of which repeated ones may be left out (once_in_ms). `change` is copied into
  * the command. With config->store.wait_replicas, STORE_OK means that so many replicas have it too.
- * A change without `writes_record` has no version to conflict with. `device` fixes the partition.
- * When it is "" - a key or certificate is denied or allowed, and nobody knows whose it is - every
- * partition gets the entry, one after the other, and the event comes with the last. */
+ * A change without `writes_record` has no version to conflict with.
+ *
+ * `device` fixes the partition, where its event goes ("" is a name like any other). But a denial of
+ * a key or certificate that comes without a record, and its removal, go to every partition, one
+ * after the other: an admission asks its own device's partition only, and whoever has stolen a key
+ * may speak under any name. STORE_OK means that all have it. After STORE_UNAVAILABLE some may; the
+ * same again completes it. (The key that a promotion retires is denied in its device's partition
+ * alone, within the promotion's one step.) */
 struct store_op *store_commit(struct store *store, const char *device, const struct change *change,
                               store_commit_fn *done, void *arg);
 /* STORE_OK once so many replicas have everything that now stands in the device's partition. Writes

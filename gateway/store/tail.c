@@ -12,6 +12,7 @@
 #include "gateway/base/mem.h"
 #include "gateway/store/codec.h"
 #include "gateway/store/link.h"
+#include "gateway/store/refusal.h"
 #include "gateway/store/reply.h"
 
 enum {
@@ -40,17 +41,18 @@ struct stream {
 };
 
 struct tail {
-    const struct config *config;    /* borrowed from the store's owner */
-    struct store_handlers handlers; /* the store's */
-    struct link *link;              /* owned */
-    struct stream *streams;         /* owned array */
+    struct tail_params params;
+    struct link *link;           /* owned; NULL: nobody is followed yet */
+    struct store_address server; /* at its other end */
+    uint64_t gone_reconnects;    /* of former links */
+    char *probe;                 /* owned: the write that ends a round; NULL: none is needed */
+    struct stream *streams;      /* owned array */
     uint32_t n;
     unsigned due; /* replies of the present round that have not come */
     bool is_placed;
     bool is_round;   /* with an XREAD; otherwise the finding of the place */
     bool lags;       /* a stream has more than was read */
     bool has_gap;    /* found, and not told yet: a round may end with its connection */
-    bool is_fresh;   /* fresh_ms means something */
     int64_t sent_ms; /* of the present round */
     int64_t fresh_ms;
 };
@@ -165,7 +167,7 @@ static void tail_take_cut(struct tail *tail, const struct field *fields, size_t 
         text_find(fields, n, "device", device, sizeof(device)) && kind_parse(kind, &cut.kind)) {
         cut.mode = strcmp(mode, "now") == 0 ? CUT_NOW : CUT_DRAIN;
         if (cut.mode == CUT_NOW || strcmp(mode, "drain") == 0) {
-            tail->handlers.on_cut(&cut, tail->handlers.arg);
+            tail->params.handlers.on_cut(&cut, tail->params.handlers.arg);
             return;
         }
     }
@@ -259,14 +261,18 @@ static bool tail_take_info(struct stream *stream, const redisReply *reply)
 static void tail_end_round(struct tail *tail)
 {
     if (tail->has_gap)
-        tail->handlers.on_gap(tail->handlers.arg);
+        tail->params.handlers.on_gap(tail->params.handlers.arg);
     tail->has_gap = false;
     tail->is_placed = true;
-    if (!tail->lags) {
-        tail->is_fresh = true;
+    if (!tail->lags)
         tail->fresh_ms = tail->sent_ms;
-    }
     tail_send_round(tail);
+}
+
+static void tail_refuse(struct tail *tail, const char *error)
+{
+    tail->params.on_doubt(tail->params.doubt_arg, tail->params.first, error);
+    link_reset(tail->link, error);
 }
 
 static void tail_take_reply(struct tail *tail, const redisReply *reply, bool is_understood)
@@ -275,8 +281,8 @@ static void tail_take_reply(struct tail *tail, const redisReply *reply, bool is_
     if (reply == NULL)
         return;
     if (!is_understood)
-        link_reset(tail->link,
-                   reply->type == REDIS_REPLY_ERROR ? reply->str : "the log cannot be understood");
+        tail_refuse(tail,
+                    reply->type == REDIS_REPLY_ERROR ? reply->str : "the log cannot be understood");
     else if (tail->due == 0)
         tail_end_round(tail);
 }
@@ -293,6 +299,15 @@ static void on_streams(const redisReply *reply, void *arg)
     struct tail *tail = arg;
 
     tail_take_reply(tail, reply, reply != NULL && tail_take_streams(tail, reply));
+}
+
+/* A server that cannot write for other reasons can still be followed. */
+static void on_probe(const redisReply *reply, void *arg)
+{
+    bool is_replica = reply != NULL && reply->type == REDIS_REPLY_ERROR &&
+                      refusal_classify(reply->str) == REFUSAL_READONLY;
+
+    tail_take_reply(arg, reply, !is_replica);
 }
 
 /* Asking. */
@@ -375,8 +390,9 @@ static size_t tail_xread_size(const struct tail *tail)
 
 static void tail_send_round(struct tail *tail)
 {
-    int64_t block_ms = tail->config->store.lease_ms >= 4 ? tail->config->store.lease_ms / 4 : 1;
-    int64_t timeout_ms = block_ms + tail->config->store.command_timeout_ms;
+    const struct config *config = tail->params.config;
+    int64_t block_ms = config->store.lease_ms >= 4 ? config->store.lease_ms / 4 : 1;
+    int64_t timeout_ms = block_ms + config->store.command_timeout_ms;
     struct buf text;
 
     tail_begin_round(tail, true);
@@ -385,6 +401,8 @@ static void tail_send_round(struct tail *tail)
     tail_send(tail, buf_peek(&text), timeout_ms, on_streams, tail);
     buf_release(&text);
     tail_send_infos(tail, timeout_ms);
+    if (tail->probe != NULL)
+        tail_send(tail, str_c(tail->probe), timeout_ms, on_probe, tail);
 }
 
 static void on_link_up(void *arg)
@@ -392,7 +410,7 @@ static void on_link_up(void *arg)
     struct tail *tail = arg;
 
     tail_begin_round(tail, false);
-    tail_send_infos(tail, tail->config->store.command_timeout_ms);
+    tail_send_infos(tail, tail->params.config->store.command_timeout_ms);
 }
 
 static void on_link_down(void *arg)
@@ -400,26 +418,74 @@ static void on_link_down(void *arg)
     struct tail *tail = arg;
 
     tail->is_placed = false;
+    tail->params.on_doubt(tail->params.doubt_arg, tail->params.first, NULL);
+}
+
+static void on_link_failed(void *arg)
+{
+    struct tail *tail = arg;
+
+    tail->params.on_doubt(tail->params.doubt_arg, tail->params.first, NULL);
 }
 
 /* For the store. */
 
-struct tail *tail_new(struct event_base *base, const struct config *config, const char *socket,
-                      const struct keys *keys, const struct store_handlers *handlers)
+/* SET <the number of partitions> … NX: it is always there. */
+static char *tail_write_probe(const struct config *config)
+{
+    char head[COMMAND_HEAD_SIZE];
+    struct command command;
+    size_t len;
+
+    command_init(&command);
+    command_add(&command, STR("SET"));
+    keys_add_partitions(config, &command);
+    command_add_int(&command, config->store.partitions > 0 ? config->store.partitions : 1);
+    command_add(&command, STR("NX"));
+    char *body CLEANUP(mem_free_at) = command_write(&command, &len);
+    size_t head_len = command_write_head(command.n_args, head);
+    return mem_printf("%.*s%.*s", (int)head_len, head, (int)len, body);
+}
+
+struct tail *tail_new(const struct tail_params *params)
 {
     struct tail *tail = mem_new(struct tail);
-    const struct link_handlers link_handlers = {on_link_up, on_link_down, tail};
 
-    tail->config = config;
-    tail->handlers = *handlers;
-    tail->n = keys_partitions(keys);
+    tail->params = *params;
+    tail->params.keys = NULL;
+    tail->fresh_ms = INT64_MIN;
+    tail->n = params->n;
     tail->streams = mem_array(tail->n, sizeof(*tail->streams));
     for (uint32_t i = 0; i < tail->n; i++) {
         tail->streams[i].tail = tail;
-        tail->streams[i].key = keys_events(keys, i);
+        tail->streams[i].key = keys_events(params->keys, params->first + i);
     }
-    tail->link = link_new(base, config, socket, "tail", &link_handlers);
+    if (config_store_kind(params->config) != CONFIG_STORE_CLUSTER)
+        tail->probe = tail_write_probe(params->config);
     return tail;
+}
+
+void tail_lead(struct tail *tail, const struct store_address *server)
+{
+    const struct link_params params = {
+        .base = tail->params.base,
+        .config = tail->params.config,
+        .address = server,
+        .greeting = greeting_kind_of_servers(tail->params.config),
+        .purpose = "tail",
+        .handlers = {on_link_up, on_link_down, on_link_failed, tail},
+    };
+
+    if (tail->link != NULL && store_address_equal(&tail->server, server))
+        return;
+    if (tail->link != NULL)
+        tail->gone_reconnects += link_reconnects(tail->link) + 1;
+    link_free(&tail->link);
+    tail->is_placed = false;
+    for (uint32_t i = 0; i < tail->n; i++)
+        tail->streams[i].is_known = false;
+    tail->server = *server;
+    tail->link = link_new(&params);
 }
 
 void tail_free(struct tail **tail)
@@ -432,6 +498,7 @@ void tail_free(struct tail **tail)
     for (uint32_t i = 0; i < self->n; i++)
         mem_free(self->streams[i].key);
     mem_free(self->streams);
+    mem_free(self->probe);
     mem_free(self);
     *tail = NULL;
 }
@@ -441,12 +508,12 @@ bool tail_is_placed(const struct tail *tail)
     return tail->is_placed;
 }
 
-int64_t tail_stale_ms(const struct tail *tail)
+int64_t tail_fresh_ms(const struct tail *tail)
 {
-    return tail->is_fresh ? clock_monotonic_ms() - tail->fresh_ms : INT64_MAX;
+    return tail->fresh_ms;
 }
 
 uint64_t tail_reconnects(const struct tail *tail)
 {
-    return link_reconnects(tail->link);
+    return tail->gone_reconnects + (tail->link != NULL ? link_reconnects(tail->link) : 0);
 }

@@ -72,6 +72,9 @@ class RedisServer:
     def client(self) -> "redis.Redis[bytes]":
         return redis.Redis(unix_socket_path=str(self.socket))
 
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         """kill -9: whatever was not on disk is lost."""
         self._end(signal.SIGKILL)

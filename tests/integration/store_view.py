@@ -9,8 +9,6 @@ from typing import Any, Optional
 
 from redis_server import RedisServer
 
-_BASE = "dgw:{p00}:"
-
 # One script, so that nothing can come in between.
 _LOOK = """
 local generation = redis.call('HGET', KEYS[1], 'generation')
@@ -43,23 +41,26 @@ class Rotated:
 
 
 class StoreView:
-    def __init__(self, redis: RedisServer):
+    """Of one partition."""
+
+    def __init__(self, redis: RedisServer, partition: int = 0):
+        self._base = f"dgw:{{p{partition:02}}}:"
         self._client = redis.client()
         self._look = self._client.register_script(_LOOK)
 
     def record(self, device: str) -> dict[str, str]:
         """Its fields; empty without a record."""
-        fields = self._client.hgetall(f"{_BASE}device:{device}")
+        fields = self._client.hgetall(f"{self._base}device:{device}")
         return {name.decode(): value.decode() for name, value in fields.items()}
 
     def denial(self, kind: str, what: str) -> dict[str, str]:
-        fields = self._client.hgetall(f"{_BASE}deny:{kind}:{what}")
+        fields = self._client.hgetall(f"{self._base}deny:{kind}:{what}")
         return {name.decode(): value.decode() for name, value in fields.items()}
 
     def events(self, device: Optional[str] = None) -> list[Event]:
         """Oldest first."""
         found = []
-        for entry_id, fields in self._client.xrange(f"{_BASE}events"):
+        for entry_id, fields in self._client.xrange(f"{self._base}events"):
             event = Event(
                 entry_id.decode(),
                 fields[b"type"].decode(),
@@ -76,7 +77,11 @@ class StoreView:
     def rotated(self, device: str, old_key: str) -> Rotated:
         """Record, deny-list and log in one look."""
         generation, denied, changes = self._look(
-            keys=[f"{_BASE}device:{device}", f"{_BASE}deny:key:{old_key}", f"{_BASE}events"],
+            keys=[
+                f"{self._base}device:{device}",
+                f"{self._base}deny:key:{old_key}",
+                f"{self._base}events",
+            ],
             args=[device],
         )
         return Rotated(int(generation), bool(denied), changes)

@@ -739,14 +739,14 @@ static void yaml_that_is_not_plain_is_refused(void **state)
 static void sections_must_fit_together(void **state)
 {
     static const struct refusal cases[] = {
-        {MINIMAL "store: {wait_replicas: 1}\n",
-         "g.yaml:3:24: store.wait_replicas: the embedded store has no replicas: set store.redis, "
-         "or leave it out"},
+        {MINIMAL "store: {wait_replicas: 1}\n", "g.yaml:3:24: store.wait_replicas: the embedded "
+                                                "store has no replicas: say where Redis is, "
+                                                "or leave it out"},
         {MINIMAL "store: {username: u, ca_file: c}\n",
-         "g.yaml:3:19: store.username: is for a server of one's own: set store.redis, or leave it "
-         "out\n"
-         "g.yaml:3:31: store.ca_file: is for a server of one's own: set store.redis, or leave it "
-         "out"},
+         "g.yaml:3:19: store.username: is for a server of one's own: say where Redis is, or leave "
+         "it out\n"
+         "g.yaml:3:31: store.ca_file: is for a server of one's own: say where Redis is, or leave "
+         "it out"},
         {MINIMAL "store: {redis: \"redis://r\", username: u, ca_file: c}\n",
          "g.yaml:3:51: store.ca_file: only a rediss:// server has TLS\n"
          "g.yaml:3:39: store.username: needs `password_file`"},
@@ -756,6 +756,19 @@ static void sections_must_fit_together(void **state)
         {MINIMAL "store: {redis: \"http://r\", username: u}\n",
          "g.yaml:3:16: store.redis: \"http://r\" is not redis://host:port, rediss://host:port or "
          "unix:/path (the Redis server; without it the daemon runs its own)"},
+        {MINIMAL "store: {redis: \"redis://r\", sentinel: {master: m, servers: [\"s:1\"]}}\n",
+         "g.yaml:3:39: store.sentinel: excludes store.redis: say in one way only where Redis is"},
+        {MINIMAL "store: {cluster: [\"c:1\"], sentinel: {master: m, servers: [\"s:1\"]}}\n",
+         "g.yaml:3:18: store.cluster: excludes store.sentinel: say in one way only where Redis is"},
+        {MINIMAL "store: {sentinel: {servers: [\"s:0\", \"unix:/s\"], username: u}}\n",
+         "g.yaml:3:19: store.sentinel.master: is missing: the name that the sentinels monitor\n"
+         "g.yaml:3:59: store.sentinel.username: needs `password_file`\n"
+         "g.yaml:3:29: store.sentinel.servers: nobody can connect to port 0\n"
+         "g.yaml:3:29: store.sentinel.servers: takes \"host:port\" only"},
+        {MINIMAL "store: {sentinel: {master: m}}\n",
+         "g.yaml:3:19: store.sentinel.servers: at least one sentinel is needed"},
+        {MINIMAL "store: {cluster: [\"c:1\"], ca_file: c}\n",
+         "g.yaml:3:36: store.ca_file: needs `tls: true`"},
         {MINIMAL "rotation: {key_age: {due_after: 2d, overdue_after: 1d}}\n",
          "g.yaml:3:52: rotation.key_age.overdue_after: must not be shorter than due_after"},
         {MINIMAL "http: {head_max: 128KiB}\n",

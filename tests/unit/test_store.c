@@ -38,7 +38,7 @@ static void a_new_store_finds_its_place_in_the_log(void **state)
     assert_int_equal(world->n_gaps, 1);
     assert_int_equal(world->n_cuts, 0);
     assert_true(store_stale_ms(world->store) <= world->config.store.lease_ms);
-    redisReply *reply = redis_fixture_ask(&shared, "GET test:partitions");
+    redisReply *reply = redis_fixture_ask(&shared, "GET test:{p00}:partitions");
     assert_string_equal(reply->str, "1");
     freeReplyObject(reply);
 }
