@@ -13,8 +13,8 @@
  *   DELETE /v1/denied/KIND/ID                 {"reason", "device"?}
  *   GET    /v1/events?count=N                 the newest N (100), oldest first
  *
- * Where a key or certificate is named, ?device=NAME (or "device") says whose it is: needed when
- * there are several partitions. Refusals are problem+json. Every act needs a reason and leaves an
+ * Where a key or certificate is named, ?device=NAME (or "device") may say whose it is; it is denied
+ * whoever shows it, on all partitions. Refusals are problem+json. Every act needs a reason and leaves an
  * audit line with the caller's uid. */
 #pragma once
 

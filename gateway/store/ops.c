@@ -369,10 +369,10 @@ void ops_init(struct ops *ops, struct event_base *base, const struct config *con
 
 void ops_deinit(struct ops *ops)
 {
-    while (!list_is_empty(&ops->deferred))
-        op_finish(list_entry(ops->deferred.next, struct store_op, link), NULL);
-    /* Pauses; the links have answered all others. */
-    while (!list_is_empty(&ops->sent))
-        op_end(list_entry(ops->sent.next, struct store_op, link), STORE_UNAVAILABLE);
+    /* Of those that were sent, what waits for a time; the links have answered all others. */
+    while (!list_is_empty(&ops->deferred) || !list_is_empty(&ops->sent)) {
+        struct list *list = list_is_empty(&ops->deferred) ? &ops->sent : &ops->deferred;
+        op_end(list_entry(list->next, struct store_op, link), STORE_UNAVAILABLE);
+    }
     event_free(ops->deferral);
 }

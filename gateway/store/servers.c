@@ -22,8 +22,10 @@ struct server {
     struct store_address address;
     struct link *commands; /* owned */
     struct link *commits;  /* owned; only with wait_replicas */
+    uint64_t up_asked;     /* questions that were asked before the last of its links came up */
     bool has_partition;
-    int64_t asked_ms; /* when servers_link_at() last wanted it */
+    uint32_t n_gained; /* partitions, and not told yet */
+    int64_t asked_ms;  /* when servers_link_at() last wanted it */
 };
 
 struct servers {
@@ -36,7 +38,8 @@ struct servers {
     size_t n;
     uint32_t n_partitions;
     struct server **route; /* owned array: each partition's server, or NULL */
-    bool knows_layout;     /* a server has confirmed the number of partitions */
+    bool is_sentinel;
+    bool knows_layout; /* a server has confirmed the number of partitions */
     uint64_t gone_reconnects;
     bool is_closed;
 };
@@ -47,7 +50,10 @@ static void on_up(void *arg)
 {
     struct server *server = arg;
 
+    server->up_asked = topology_asked(server->servers->topology);
     server->servers->knows_layout |= link_knows_layout(server->commands);
+    if (server->servers->is_sentinel)
+        topology_verify(server->servers->topology);
 }
 
 static void on_lost(void *arg)
@@ -110,6 +116,13 @@ static void server_free(struct server *server)
     mem_free(server);
 }
 
+static void server_reset(const struct server *server, const char *reason)
+{
+    link_reset(server->commands, reason);
+    if (server->commits != NULL)
+        link_reset(server->commits, reason);
+}
+
 static bool server_is_up(const struct server *server)
 {
     return link_is_up(server->commands) && (server->commits == NULL || link_is_up(server->commits));
@@ -133,19 +146,24 @@ static struct server *servers_find(const struct servers *servers,
     return NULL;
 }
 
-static void servers_log_change(const struct store_address *address, uint32_t partition)
+/* One line a server. */
+static void servers_log_changes(struct servers *servers)
 {
     char text[STORE_ADDRESS_TEXT_SIZE];
 
-    store_address_format(address, text);
-    log_write(LOG_NOTICE, "Redis is here now", LOG_STR("server", text),
-              LOG_INT("partition", partition));
+    for (struct list *link = servers->list.next; link != &servers->list; link = link->next) {
+        struct server *server = list_entry(link, struct server, link);
+        if (server->n_gained == 0)
+            continue;
+        store_address_format(&server->address, text);
+        log_write(LOG_NOTICE, "Redis is here now", LOG_STR("server", text),
+                  LOG_INT("partitions", server->n_gained));
+        server->n_gained = 0;
+    }
 }
 
 static void servers_route(struct servers *servers)
 {
-    bool is_guided = config_store_is_guided(servers->config);
-
     for (uint32_t i = 0; i < servers->n_partitions; i++) {
         const struct store_address *address = topology_server(servers->topology, i);
         if (address == NULL)
@@ -153,12 +171,12 @@ static void servers_route(struct servers *servers)
         struct server *server = servers_find(servers, address);
         if (server == NULL && servers->n < SERVERS_MAX)
             server = server_new(servers, address);
-        /* One line where all partitions have one server. */
-        if (is_guided && server != servers->route[i] &&
-            (i == 0 || config_store_kind(servers->config) == CONFIG_STORE_CLUSTER))
-            servers_log_change(address, i);
+        if (server != NULL && server != servers->route[i])
+            server->n_gained++;
         servers->route[i] = server;
     }
+    if (config_store_is_guided(servers->config))
+        servers_log_changes(servers);
 }
 
 static void servers_sweep(struct servers *servers)
@@ -194,6 +212,7 @@ struct servers *servers_new(struct event_base *base, const struct config *config
     servers->base = base;
     servers->changed = changed;
     servers->arg = arg;
+    servers->is_sentinel = config_store_kind(config) == CONFIG_STORE_SENTINEL;
     servers->n_partitions = config->store.partitions > 0 ? config->store.partitions : 1;
     servers->route = mem_array(servers->n_partitions, sizeof(struct server *));
     list_init(&servers->list);
@@ -224,11 +243,18 @@ void servers_free(struct servers **servers_at)
     mem_free(servers);
 }
 
+static bool servers_are_sure(const struct servers *servers, const struct server *server)
+{
+    return !servers->is_sentinel || topology_named(servers->topology) > server->up_asked;
+}
+
 struct link *servers_link(const struct servers *servers, uint32_t partition, enum servers_use use)
 {
     const struct server *server = servers->route[partition];
 
-    return server != NULL && servers->knows_layout ? server_of_use(server, use) : NULL;
+    if (server == NULL || !servers->knows_layout || !servers_are_sure(servers, server))
+        return NULL;
+    return server_of_use(server, use);
 }
 
 struct link *servers_link_at(struct servers *servers, const struct store_address *address,
@@ -252,7 +278,8 @@ const struct store_address *servers_address(const struct servers *servers, uint3
 bool servers_are_up(const struct servers *servers)
 {
     for (uint32_t i = 0; i < servers->n_partitions; i++) {
-        if (servers->route[i] == NULL || !server_is_up(servers->route[i]))
+        const struct server *server = servers->route[i];
+        if (server == NULL || !server_is_up(server) || !servers_are_sure(servers, server))
             return false;
     }
     return servers->knows_layout;
@@ -269,11 +296,15 @@ void servers_doubt(struct servers *servers, uint32_t partition, const char *erro
         return;
     }
     topology_doubt(servers->topology);
-    if (server == NULL || !refusal_resets_link(refusal))
-        return;
-    link_reset(server->commands, "Redis refuses to serve");
-    if (server->commits != NULL)
-        link_reset(server->commits, "Redis refuses to serve");
+    if (server != NULL && refusal_resets_link(refusal))
+        server_reset(server, "Redis refuses to serve");
+}
+
+void servers_log_broke(struct servers *servers, uint32_t partition)
+{
+    topology_doubt(servers->topology);
+    if (servers->is_sentinel && servers->route[partition] != NULL)
+        server_reset(servers->route[partition], "the link to the log broke");
 }
 
 uint64_t servers_reconnects(const struct servers *servers)

@@ -3,7 +3,15 @@
  *
  * One server behind store.redis or Sentinel, several of a Cluster. Each has a link for commands,
  * and with wait_replicas another one for commits. When the topology changes, links to servers that
- * lost their last partition are closed, and new ones made. */
+ * lost their last partition are closed, and new ones made.
+ *
+ * A master that hung while sentinels put another one in its place comes back believing itself the
+ * master, perhaps with a replica that has not left it yet: together they would acknowledge what is
+ * lost a moment later. So behind Sentinel
+ *   - a link that has come up is used only once a sentinel, asked after that, names its server; and
+ *   - the links to a server break together with that of its log, which is never without a question
+ *     and so finds a hanging server within lease/4 + command_timeout. Sentinels must wait longer
+ *     than that (down-after-milliseconds). */
 #pragma once
 
 #include <event2/event.h>
@@ -38,6 +46,9 @@ const struct store_address *servers_address(const struct servers *servers, uint3
 
 /* Every partition has a server, with all its links up. */
 bool servers_are_up(const struct servers *servers);
+
+/* The link to the partition's log broke. From inside a link's callback, too. */
+void servers_log_broke(struct servers *servers, uint32_t partition);
 
 /* The partition's server says that it is not, or not now, the one to ask ("MOVED …", "READONLY …"),
  * or cannot be reached (NULL). From inside a link's callback, too. */

@@ -641,6 +641,11 @@ static void on_doubt(void *arg, uint32_t partition, const char *error)
     servers_doubt(((struct store *)arg)->servers, partition, error);
 }
 
+static void on_log_broken(void *arg, uint32_t partition)
+{
+    servers_log_broke(((struct store *)arg)->servers, partition);
+}
+
 /* Each tail follows the server of its first partition: the only one, or all have the same. */
 static void on_servers_changed(void *arg)
 {
@@ -670,7 +675,8 @@ static void store_make_tails(struct store *store, struct event_base *base,
             .n = is_cluster ? 1 : partitions,
             .handlers = *handlers,
             .on_doubt = on_doubt,
-            .doubt_arg = store,
+            .on_broken = on_log_broken,
+            .link_arg = store,
         };
         store->tails[i] = tail_new(&params);
     }

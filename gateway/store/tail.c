@@ -38,6 +38,7 @@ struct stream {
     struct place at;     /* what was read */
     struct place before; /* where the present round's XREAD began */
     bool is_known;       /* `at` means something */
+    bool counts_anew;    /* another server: its count is taken over once all is read */
 };
 
 struct tail {
@@ -236,9 +237,11 @@ static bool stream_has_gap(const struct stream *stream, const struct log_info *i
 {
     int order = id_compare(info->last.id, stream->at.id);
 
-    return !stream->is_known || order < 0 || info->last.count < stream->at.count ||
-           (order == 0 && info->last.count != stream->at.count) ||
-           info->trimmed > stream->before.count || id_compare(info->deleted, stream->before.id) > 0;
+    if (!stream->is_known || order < 0 || id_compare(info->deleted, stream->before.id) > 0)
+        return true;
+    return !stream->counts_anew && (info->last.count < stream->at.count ||
+                                    (order == 0 && info->last.count != stream->at.count) ||
+                                    info->trimmed > stream->before.count);
 }
 
 static bool tail_take_info(struct stream *stream, const redisReply *reply)
@@ -251,7 +254,12 @@ static bool tail_take_info(struct stream *stream, const redisReply *reply)
     if (stream_has_gap(stream, &info)) {
         stream->at = info.last;
         stream->is_known = true;
+        stream->counts_anew = false;
         tail->has_gap = true;
+    }
+    if (stream->counts_anew && id_compare(info.last.id, stream->at.id) == 0) {
+        stream->at.count = info.last.count;
+        stream->counts_anew = false;
     }
     if (!tail->is_round)
         tail->lags |= id_compare(info.last.id, stream->at.id) > 0;
@@ -271,7 +279,7 @@ static void tail_end_round(struct tail *tail)
 
 static void tail_refuse(struct tail *tail, const char *error)
 {
-    tail->params.on_doubt(tail->params.doubt_arg, tail->params.first, error);
+    tail->params.on_doubt(tail->params.link_arg, tail->params.first, error);
     link_reset(tail->link, error);
 }
 
@@ -418,14 +426,14 @@ static void on_link_down(void *arg)
     struct tail *tail = arg;
 
     tail->is_placed = false;
-    tail->params.on_doubt(tail->params.doubt_arg, tail->params.first, NULL);
+    tail->params.on_broken(tail->params.link_arg, tail->params.first);
 }
 
 static void on_link_failed(void *arg)
 {
     struct tail *tail = arg;
 
-    tail->params.on_doubt(tail->params.doubt_arg, tail->params.first, NULL);
+    tail->params.on_doubt(tail->params.link_arg, tail->params.first, NULL);
 }
 
 /* For the store. */
@@ -482,8 +490,10 @@ void tail_lead(struct tail *tail, const struct store_address *server)
         tail->gone_reconnects += link_reconnects(tail->link) + 1;
     link_free(&tail->link);
     tail->is_placed = false;
-    for (uint32_t i = 0; i < tail->n; i++)
-        tail->streams[i].is_known = false;
+    for (uint32_t i = 0; i < tail->n; i++) {
+        tail->streams[i].counts_anew = tail->streams[i].is_known;
+        tail->has_gap |= tail->streams[i].is_known;
+    }
     tail->server = *server;
     tail->link = link_new(&params);
 }

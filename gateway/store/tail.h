@@ -17,7 +17,8 @@
  * connection ends before its round.
  *
  * Another server than before (tail_lead()) is always a gap: it may lack entries that we have read,
- * which nobody acknowledged, and may have given their ids to others.
+ * which nobody acknowledged, and may have given their ids, or earlier ones, to others. Reading goes
+ * on from our position all the same, so that exchanges under way are cut by what came since.
  *
  * What is read from a primary that has become a replica may be old, and nothing in an answer says
  * so. Each round ends with a write that changes nothing, which a replica refuses (a Cluster's
@@ -43,7 +44,9 @@ struct tail_params {
     /* The server refuses ("MOVED …", "READONLY …"), or cannot be reached (NULL). From inside a
      * link's callback. */
     void (*on_doubt)(void *arg, uint32_t partition, const char *error);
-    void *doubt_arg;
+    /* The link ended. Likewise. */
+    void (*on_broken)(void *arg, uint32_t partition);
+    void *link_arg;
 };
 /* Follows nobody yet. */
 struct tail *tail_new(const struct tail_params *params) MUST_CHECK;

@@ -15,10 +15,13 @@
 
 enum {
     TOPOLOGY_POLL_MS = 1000,
-    TOPOLOGY_DOUBT_POLL_MS = 200,  /* while there are doubts, */
-    TOPOLOGY_DOUBT_FOR_MS = 3000,  /* which are forgotten after so long */
-    TOPOLOGY_NEXT_MS = 10,         /* before the next guide is asked; */
-    TOPOLOGY_ROUND_MS = 300,       /* at least so long when all have failed */
+    TOPOLOGY_DOUBT_POLL_MS = 200, /* while there are doubts, */
+    TOPOLOGY_DOUBT_FOR_MS = 3000, /* which are forgotten after so long */
+    TOPOLOGY_PATIENCE = 5,        /* answers without news, while there are doubts */
+    TOPOLOGY_HINT_MS = 2000, /* a node's own word that it has lost a slot goes before a guide's,
+                                      which may not have heard of it yet */
+    TOPOLOGY_NEXT_MS = 10,   /* before the next guide is asked; */
+    TOPOLOGY_ROUND_MS = 300, /* at least so long when all have failed */
     TOPOLOGY_LOG_EVERY_MS = 10000, /* what a guide says wrong is mentioned so often */
 };
 
@@ -28,13 +31,18 @@ struct topology {
     topology_change_fn *changed;
     void *arg;
     struct guide_map map;
-    bool is_changed;     /* and not told yet */
-    struct event *timer; /* owned */
-    size_t guide;        /* which is asked: one of the configuration's, then the known servers */
-    unsigned failures;   /* of guides, since one has answered */
-    struct link *link;   /* owned; to the guide. NULL where nobody has to be asked */
+    int64_t *hinted_until_ms; /* owned array: a partition each */
+    bool is_changed;          /* and not told yet */
+    struct event *timer;      /* owned */
+    size_t guide;         /* which is asked: one of the configuration's, then the known servers */
+    unsigned repetitions; /* of what the guide had said, in spite of doubts */
+    unsigned failures;    /* of guides, since one has answered */
+    struct link *link;    /* owned; to the guide. NULL where nobody has to be asked */
     struct store_address guide_address;
     bool is_asking;
+    bool asks_again; /* as soon as the present question is answered */
+    uint64_t asked;  /* questions, and the last one that named servers */
+    uint64_t named;
     bool leaves_guide; /* at the timer's next turn */
     int64_t doubt_until_ms;
     int64_t log_again_ms;
@@ -89,16 +97,19 @@ static void topology_set(struct topology *topology, uint32_t partition,
 static bool topology_take(struct topology *topology, const struct guide_map *said)
 {
     bool was_changed = topology->is_changed;
+    int64_t now = clock_monotonic_ms();
 
     topology->is_changed = false;
     for (uint32_t i = 0; i < said->n; i++) {
-        if (said->is_known[i])
+        if (said->is_known[i] && now >= topology->hinted_until_ms[i])
             topology_set(topology, i, &said->servers[i]);
     }
     bool is_news = topology->is_changed;
     topology->is_changed |= was_changed;
     return is_news;
 }
+
+static void topology_ask(struct topology *topology);
 
 static void on_answer(const redisReply *reply, void *arg)
 {
@@ -118,9 +129,14 @@ static void on_answer(const redisReply *reply, void *arg)
     } else {
         bool is_news = topology_take(topology, &said);
         topology->failures = 0;
+        topology->named = topology->asked;
         /* Cut off from the others, it may know nothing newer for ever. */
-        topology->leaves_guide = !is_news && topology_has_doubts(topology);
-        if (!topology->is_changed)
+        topology->repetitions =
+            is_news || !topology_has_doubts(topology) ? 0 : topology->repetitions + 1;
+        topology->leaves_guide = topology->repetitions >= TOPOLOGY_PATIENCE;
+        if (topology->asks_again)
+            topology_ask(topology);
+        else if (!topology->is_changed)
             topology_arm(topology,
                          topology_has_doubts(topology) ? TOPOLOGY_DOUBT_POLL_MS : TOPOLOGY_POLL_MS);
     }
@@ -136,8 +152,11 @@ static void topology_ask(struct topology *topology)
                                          .on_reply = on_answer,
                                          .arg = topology};
 
-    if (!topology->is_asking)
-        topology->is_asking = link_send(topology->link, &command);
+    if (topology->is_asking)
+        return;
+    topology->asks_again = false;
+    topology->is_asking = link_send(topology->link, &command);
+    topology->asked += topology->is_asking;
 }
 
 static void on_guide_up(void *arg)
@@ -156,12 +175,8 @@ static bool topology_find_guide(const struct topology *topology, struct store_ad
     size_t n = guide_count(topology->config);
     char error[256];
 
-    if (topology->guide < n) {
-        if (guide_address(topology->config, topology->guide, out, error, sizeof(error)))
-            return true;
-        log_write(LOG_ERROR, "an address cannot be used", LOG_STR("error", error));
-        return false;
-    }
+    if (topology->guide < n)
+        return guide_address(topology->config, topology->guide, out, error, sizeof(error));
     if (!map->is_known[topology->guide - n])
         return false;
     *out = map->servers[topology->guide - n];
@@ -174,6 +189,20 @@ static size_t topology_count_guides(const struct topology *topology)
     size_t n = guide_count(topology->config);
 
     return config_store_kind(topology->config) == CONFIG_STORE_CLUSTER ? n + topology->map.n : n;
+}
+
+/* The next that is another one: many partitions have the same server. */
+static void topology_choose_guide(struct topology *topology)
+{
+    const struct store_address before = topology->guide_address;
+    size_t n = topology_count_guides(topology);
+    struct store_address found;
+
+    for (size_t i = 0; i < n; i++) {
+        topology->guide = (topology->guide + 1) % n;
+        if (topology_find_guide(topology, &found) && !store_address_equal(&found, &before))
+            return;
+    }
 }
 
 static void topology_go_to_guide(struct topology *topology)
@@ -192,6 +221,7 @@ static void topology_go_to_guide(struct topology *topology)
     };
 
     topology->is_asking = topology->leaves_guide = false;
+    topology->repetitions = 0;
     link_free(&topology->link);
     if (topology_find_guide(topology, &topology->guide_address))
         topology->link = link_new(&params);
@@ -208,7 +238,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
         topology_arm(topology, TOPOLOGY_POLL_MS);
         topology->changed(topology->arg);
     } else if (topology->leaves_guide) {
-        topology->guide = (topology->guide + 1) % topology_count_guides(topology);
+        topology_choose_guide(topology);
         topology_go_to_guide(topology);
     } else {
         topology_ask(topology);
@@ -246,6 +276,7 @@ struct topology *topology_new(struct event_base *base, const struct config *conf
     if (topology->timer == NULL)
         abort();
     guide_map_init(&topology->map, partitions);
+    topology->hinted_until_ms = mem_array(partitions, sizeof(int64_t));
     if (socket != NULL || !config_store_is_guided(config)) {
         topology_know(topology, socket);
     } else {
@@ -265,12 +296,31 @@ void topology_free(struct topology **topology_at)
     link_free(&topology->link);
     event_free(topology->timer);
     guide_map_deinit(&topology->map);
+    mem_free(topology->hinted_until_ms);
     mem_free(topology);
 }
 
 const struct store_address *topology_server(const struct topology *topology, uint32_t partition)
 {
     return topology->map.is_known[partition] ? &topology->map.servers[partition] : NULL;
+}
+
+uint64_t topology_asked(const struct topology *topology)
+{
+    return topology->asked;
+}
+
+uint64_t topology_named(const struct topology *topology)
+{
+    return config_store_is_guided(topology->config) ? topology->named : UINT64_MAX;
+}
+
+void topology_verify(struct topology *topology)
+{
+    if (topology->link == NULL || !link_is_up(topology->link))
+        return; /* it asks as soon as it is up */
+    topology->asks_again = topology->is_asking;
+    topology_ask(topology);
 }
 
 void topology_doubt(struct topology *topology)
@@ -286,7 +336,9 @@ void topology_doubt(struct topology *topology)
 void topology_moved(struct topology *topology, uint32_t partition,
                     const struct store_address *server)
 {
-    if (config_store_kind(topology->config) == CONFIG_STORE_CLUSTER)
+    if (config_store_kind(topology->config) == CONFIG_STORE_CLUSTER) {
+        topology->hinted_until_ms[partition] = clock_monotonic_ms() + TOPOLOGY_HINT_MS;
         topology_set(topology, partition, server);
+    }
     topology_doubt(topology);
 }

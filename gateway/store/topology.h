@@ -37,6 +37,13 @@ void topology_free(struct topology **topology);
 /* NULL: not known yet. Borrowed until the next change. */
 const struct store_address *topology_server(const struct topology *topology, uint32_t partition);
 
+/* Questions are numbered from 1. How many were asked so far, and which one's answer has named the
+ * present servers: 0 for none, UINT64_MAX where nobody has to be asked. */
+uint64_t topology_asked(const struct topology *topology);
+uint64_t topology_named(const struct topology *topology);
+/* Ask now: what was asked before counts no longer. */
+void topology_verify(struct topology *topology);
+
 /* A server does not serve, or says that it is not the one: ask soon, whoever knows better. */
 void topology_doubt(struct topology *topology);
 /* A Cluster's node says that another one has the partition now. */

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import subprocess
 from binascii import crc_hqx
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
@@ -29,20 +30,36 @@ _QUICK = (
 )
 
 
+@dataclass(frozen=True)
+class Passwords:
+    servers: Optional[str] = None
+    sentinels: Optional[str] = None
+
+    def settings(self) -> str:
+        """A sentinel's."""
+        lines = ""
+        if self.servers is not None:
+            lines += f"sentinel auth-pass fleet {self.servers}\n"
+        if self.sentinels is not None:
+            lines += f"requirepass {self.sentinels}\nsentinel sentinel-pass {self.sentinels}\n"
+        return lines
+
+
 class Sentinel:
     """One sentinel that watches the master "fleet"."""
 
-    def __init__(self, folder: Path, port: int, master_port: int, quorum: int):
+    def __init__(self, folder: Path, port: int, master_port: int, passwords: Passwords):
         self.folder = folder
         self.port = port
+        self._password = passwords.sentinels
         self._process: Optional[subprocess.Popen[bytes]] = None
         folder.mkdir(parents=True)
         (folder / "sentinel.conf").write_text(
             f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
-            f"sentinel monitor fleet 127.0.0.1 {master_port} {quorum}\n"
-            "sentinel down-after-milliseconds fleet 800\n"
+            f"sentinel monitor fleet 127.0.0.1 {master_port} 2\n"
+            "sentinel down-after-milliseconds fleet 2500\n"
             "sentinel failover-timeout fleet 4000\n"
-            "sentinel parallel-syncs fleet 4\n"
+            "sentinel parallel-syncs fleet 4\n" + passwords.settings()
         )
 
     @property
@@ -66,7 +83,7 @@ class Sentinel:
         return self
 
     def client(self) -> "redis.Redis[bytes]":
-        return redis.Redis(host="127.0.0.1", port=self.port)
+        return redis.Redis(host="127.0.0.1", port=self.port, password=self._password)
 
     def master_port(self) -> int:
         with self.client() as client:
@@ -98,17 +115,18 @@ class Sentinel:
 class Replicated:
     """One master, replicas, three sentinels with a quorum of two."""
 
-    def __init__(self, folder: Path, replicas: int = 2):
-        first = RedisServer(folder / "redis0", *_QUICK, tcp=True)
+    def __init__(self, folder: Path, replicas: int = 2, passwords: Passwords = Passwords()):
+        secret = passwords.servers
+        first = RedisServer(folder / "redis0", *_QUICK, tcp=True, password=secret)
+        following = ("--replicaof", "127.0.0.1", str(first.port))
         self.servers = [first] + [
-            RedisServer(
-                folder / f"redis{i}", *_QUICK, "--replicaof", "127.0.0.1", str(first.port), tcp=True
-            )
+            RedisServer(folder / f"redis{i}", *_QUICK, *following, tcp=True, password=secret)
             for i in range(1, replicas + 1)
         ]
         ports = _free_ports(3)
         self.sentinels = [
-            Sentinel(folder / f"sentinel{i}", port, first.port, 2) for i, port in enumerate(ports)
+            Sentinel(folder / f"sentinel{i}", port, first.port, passwords)
+            for i, port in enumerate(ports)
         ]
 
     def start(self) -> "Replicated":
@@ -141,10 +159,20 @@ class Replicated:
         before.kill()
         return self.await_master_other_than(before)
 
+    @staticmethod
+    def isolate(master: RedisServer) -> None:
+        """Its replicas lose it, and cannot come back, until its end."""
+        with master.client() as client:
+            client.config_set("requirepass", "nobody-knows")
+            client.execute_command("CLIENT", "KILL", "TYPE", "replica")
+
     def revive(self, dead: RedisServer) -> None:
         """As whoever looks after the fleet would: back as a replica, at once."""
         dead.start()
-        with dead.client() as client:
+        self.follow(dead)
+
+    def follow(self, server: RedisServer) -> None:
+        with server.client() as client:
             client.replicaof("127.0.0.1", self.master().port)
         self.await_whole()
 

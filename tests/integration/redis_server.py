@@ -19,12 +19,17 @@ from conditions import stop_process, wait_until
 class RedisServer:
     """Listens on a Unix socket in its folder, and on 127.0.0.1 as well when `tcp` is asked for."""
 
-    def __init__(self, folder: Path, *options: str, tcp: bool = False):
+    def __init__(
+        self, folder: Path, *options: str, tcp: bool = False, password: Optional[str] = None
+    ):
         self.folder = folder
         self.socket = folder / "redis.sock"
         self.log_file = folder / "redis.log"
         self.port = _free_port() if tcp else 0
         self._options = options
+        if password is not None:
+            self._options += ("--requirepass", password, "--masterauth", password)
+        self._password = password
         self._process: Optional[subprocess.Popen[bytes]] = None
 
     @property
@@ -70,7 +75,7 @@ class RedisServer:
         return self
 
     def client(self) -> "redis.Redis[bytes]":
-        return redis.Redis(unix_socket_path=str(self.socket))
+        return redis.Redis(unix_socket_path=str(self.socket), password=self._password)
 
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None

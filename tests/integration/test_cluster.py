@@ -210,7 +210,7 @@ def test_a_partition_that_moves_is_followed(
         cluster.end_move(slot, source, to)
         asking.join()
         assert answers == [200]
-        gateway.log.wait("Redis is here now", server=f"127.0.0.1:{to.port}", partition=partition)
+        gateway.log.wait("Redis is here now", server=f"127.0.0.1:{to.port}", partitions=1)
         await_ready(gateway)
         assert connection.request("GET", "/hello").status == 200
         assert gateway.operator.deny("device", device.name).status == 200
