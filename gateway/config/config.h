@@ -102,9 +102,17 @@ struct config_backend {
     size_t keepalive_connections; /* unused ones, a worker */
     size_t max_connections;       /* in all, a worker */
     size_t max_connections_per_server;
-    size_t max_waiting;       /* exchanges that wait for a connection, a worker */
-    int64_t wait_timeout_ms;  /* how long they do */
-    size_t retries;           /* how often what may be sent again is */
+    size_t max_waiting;      /* exchanges that wait for a connection, a worker */
+    int64_t wait_timeout_ms; /* how long they do */
+    size_t retries;          /* how often what may be sent again is */
+    struct {
+        const char *path; /* NULL: no probes */
+        int64_t every_ms;
+        int64_t timeout_ms;
+        size_t healthy_after; /* in a row */
+        size_t unhealthy_after;
+        const char *status; /* "200" or "200-299" */
+    } health;
     size_t ejection_failures; /* in a row; 0: never */
     enum config_ejection_on ejection_on;
     int64_t ejection_base_ms;

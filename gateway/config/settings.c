@@ -361,6 +361,21 @@ static const struct setting backend_tls_rows[] = {
      .help = "the oldest TLS version that is spoken"},
 };
 
+static const struct setting health_rows[] = {
+    {STRING("path", health.path), .check = value_check_target,
+     .help = "what servers are asked for to see how they are; without it they are not"},
+    {DURATION("every", health.every_ms, "10s", 10, DAY),
+     .help = "how often a worker asks a server"},
+    {DURATION("timeout", health.timeout_ms, "2s", 10, 5 * MINUTE),
+     .help = "how long the answer may take"},
+    {COUNT("healthy_after", health.healthy_after, "2", 1, 1000),
+     .help = "how many good answers in a row make a server healthy"},
+    {COUNT("unhealthy_after", health.unhealthy_after, "3", 1, 1000),
+     .help = "how many bad or missing answers in a row make a server unhealthy"},
+    {STRING("status", health.status), .check = value_check_statuses, .fallback = "200-299",
+     .help = "the status of a good answer, or the first and the last of a range"},
+};
+
 static const struct setting backend_rows[] = {
     {STRING("name", name), .check = value_check_name, .required = true,
      .help = "its name in routes and logs"},
@@ -390,6 +405,8 @@ static const struct setting backend_rows[] = {
      .help = "the Host field to send instead of the request's own"},
     {MAP("tls", backend_tls_rows),
      .help = "TLS to the servers"},
+    {MAP("health", health_rows),
+     .help = "asking the servers how they are"},
     {MAP("ejection", ejection_rows),
      .help = "when a server that fails is left alone"},
 };

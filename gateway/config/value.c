@@ -399,3 +399,43 @@ size_t value_distance(struct str a, struct str b)
     }
     return rows[a.len % 3][b.len];
 }
+
+static bool value_parse_status(struct str text, int *out)
+{
+    uint64_t number;
+
+    if (!str_to_u64(text, &number) || number < 200 || number > 599)
+        return false;
+    *out = (int)number;
+    return true;
+}
+
+bool value_parse_statuses(struct str text, struct value_statuses *out)
+{
+    struct str rest = text, from;
+
+    if (!str_split(&rest, '-', &from) || !value_parse_status(from, &out->from))
+        return false;
+    out->to = out->from;
+    return from.len == text.len || (value_parse_status(rest, &out->to) && out->to >= out->from);
+}
+
+const char *value_check_statuses(struct str text)
+{
+    struct value_statuses statuses;
+
+    return value_parse_statuses(text, &statuses)
+               ? NULL
+               : "is not a status from 200 to 599, or two with a dash between them";
+}
+
+const char *value_check_target(struct str text)
+{
+    if (text.len == 0 || text.p[0] != '/')
+        return "must begin with a slash";
+    for (size_t i = 0; i < text.len; i++) {
+        if (text.p[i] <= ' ' || text.p[i] > '~' || text.p[i] == '#')
+            return "must be ASCII without spaces and fragment";
+    }
+    return text.len <= 1024 ? NULL : "is too long: at most 1024 characters";
+}

@@ -74,3 +74,13 @@ bool value_path_names_device(const char *path);
 /* How many letters must be changed, added, left out or swapped to get from one word to the other.
  * Words beyond 32 letters are as far as can be. */
 size_t value_distance(struct str a, struct str b);
+
+/* "200" or "200-299". */
+struct value_statuses {
+    int from;
+    int to;
+};
+bool value_parse_statuses(struct str text, struct value_statuses *out) MUST_CHECK;
+const char *value_check_statuses(struct str text);
+/* A request's target in origin form: "/health?deep=1". */
+const char *value_check_target(struct str text);

@@ -10,6 +10,7 @@
 #include "gateway/base/clock.h"
 #include "gateway/base/mem.h"
 #include "gateway/tls/stream.h"
+#include "gateway/upstream/health.h"
 
 /* Of a response's head. */
 enum { TLS_RECORD_MAX = 16 * 1024 };
@@ -294,6 +295,7 @@ struct upstream_pool *upstream_pool_new(const struct upstream_pool_params *param
                                                           .counts = params->counts,
                                                           .worker = params->worker});
     event_assign(&pool->expiry, params->base, -1, 0, pool_on_expiry, pool);
+    pool->health = health_start(pool);
     return pool;
 }
 
@@ -328,6 +330,7 @@ void upstream_pool_unref(struct upstream_pool **pool_at)
     if (pool == NULL)
         return;
     pool->closing = true;
+    health_stop(&pool->health);
     while ((oldest = pool_oldest(pool)) != NULL)
         pool_conn_close(&oldest);
     pool_unref(pool);

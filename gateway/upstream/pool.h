@@ -27,6 +27,7 @@
 struct upstream_pool {
     struct upstream_pool_params params;
     struct servers servers;
+    struct health *health;   /* owned; NULL without probes */
     struct backend_row *row; /* borrowed from the counts */
     struct list kept;        /* struct pool_conn, most recently used first */
     struct list waiting;     /* struct upstream, by `queued`; who came first is in front */

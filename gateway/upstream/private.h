@@ -57,6 +57,7 @@ struct upstream {
 
     /* where it goes */
     struct server *server;  /* borrowed from the pool; NULL before one was chosen, and at the end */
+    struct server *pinned;  /* likewise: it must be this one; NULL: any */
     bool trial;             /* it is that server's trial */
     struct pool_conn *conn; /* owned while the exchange lasts; NULL while there is none */
     uint64_t tried;         /* servers that were connected to */
@@ -118,6 +119,12 @@ struct upstream {
 
 void upstream_set_request_state(struct upstream *upstream, enum request_state state);
 void upstream_set_response_state(struct upstream *upstream, enum response_state state);
+
+/* An exchange with one server and no other, on a new connection beyond all limits: a probe. */
+struct upstream *upstream_start_pinned(struct upstream_pool *pool, struct server *server,
+                                       const struct upstream_request *request,
+                                       const struct upstream_handlers *handlers,
+                                       void *arg) MUST_CHECK;
 
 /* The exchange is over: closes it and tells the caller. From the event loop only. */
 void upstream_fail(struct upstream *upstream, enum reason reason, const char *what,

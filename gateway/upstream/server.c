@@ -130,7 +130,7 @@ void servers_init(struct servers *servers, const struct servers_params *params)
 
 static void server_count_fit(struct server *server)
 {
-    bool fit = server->ejected_until_ms == 0;
+    bool fit = server->ejected_until_ms == 0 && !server->unhealthy;
 
     if (fit != server->was_fit)
         stat_add(&server->row->fit, fit ? 1 : (uint64_t)-1);
@@ -143,7 +143,11 @@ void servers_inherit(struct servers *servers, const struct servers *before)
         struct server *server = servers->all[i];
         for (size_t k = 0; k < before->n; k++) {
             const struct server *old = before->all[k];
-            if (strcmp(server->name, old->name) != 0 || servers->backend->ejection_failures == 0)
+            if (strcmp(server->name, old->name) != 0)
+                continue;
+            server->unhealthy = old->unhealthy && servers->backend->health.path != NULL;
+            server_count_fit(server);
+            if (servers->backend->ejection_failures == 0)
                 continue;
             server->faults = old->faults;
             server->ejected_ms = old->ejected_ms;
@@ -176,8 +180,8 @@ void servers_deinit(struct servers *servers)
 
 static bool server_is_fit(const struct server *server, int64_t now_ms)
 {
-    return server->ejected_until_ms == 0 ||
-           (server->ejected_until_ms <= now_ms && !server->on_trial);
+    return !server->unhealthy && (server->ejected_until_ms == 0 ||
+                                  (server->ejected_until_ms <= now_ms && !server->on_trial));
 }
 
 static bool server_is_full(const struct servers *servers, const struct server *server)
@@ -194,6 +198,8 @@ static bool server_is_better(const struct servers *servers, const struct server 
 
     if (a_fit != b_fit)
         return a_fit;
+    if (a->unhealthy != b->unhealthy)
+        return b->unhealthy;
     if (!a_fit && a->ejected_until_ms != b->ejected_until_ms)
         return a->ejected_until_ms < b->ejected_until_ms;
     if (a_full != b_full)
@@ -254,6 +260,20 @@ void server_answered(struct servers *servers, struct server *server, bool trial)
 void server_completed(struct server *server)
 {
     server->faults = 0;
+}
+
+void server_set_health(struct servers *servers, struct server *server, bool healthy,
+                       const char *detail)
+{
+    if (healthy == !server->unhealthy)
+        return;
+    server->unhealthy = !healthy;
+    server_count_fit(server);
+    log_write(healthy ? LOG_NOTICE : LOG_WARNING,
+              healthy ? "a server of the backend is healthy again"
+                      : "a server of the backend is unhealthy",
+              LOG_STR("backend", servers->backend->name), LOG_STR("server", server->name),
+              LOG_STR("detail", detail));
 }
 
 /* Twice as long as the last one when it follows that soon. */

@@ -51,6 +51,8 @@ struct server {
     size_t n_conns;              /* the pool's, in use and kept */
     size_t n_kept;               /* of them */
 
+    bool unhealthy; /* probes say so; changed by server_set_health() alone */
+
     /* private to server.c */
     size_t faults;            /* in a row */
     int64_t ejected_ms;       /* how long the last ejection was meant to be */
@@ -94,6 +96,9 @@ void server_leave(struct server *server, bool trial);
 void server_answered(struct servers *servers, struct server *server, bool trial);
 /* A whole answer came: what was wrong before is forgotten. */
 void server_completed(struct server *server);
+/* What probes have found; a change. `detail` is for the log. */
+void server_set_health(struct servers *servers, struct server *server, bool healthy,
+                       const char *detail);
 /* `detail` is for the log. */
 void server_failed(struct servers *servers, struct server *server, enum server_fault fault,
                    const char *detail, int64_t now_ms);

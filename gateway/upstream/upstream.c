@@ -343,6 +343,8 @@ static bool upstream_attempt(struct upstream *upstream, int *out_error)
 {
     struct upstream_pool *pool = upstream->pool;
 
+    if (upstream->pinned != NULL)
+        return upstream_connect(upstream, out_error);
     if (!upstream_is_next_in_line(upstream)) {
         upstream_wait_in_line(upstream);
         return true;
@@ -372,9 +374,11 @@ static bool upstream_choose(struct upstream *upstream)
 {
     int64_t now_ms = clock_monotonic_ms();
 
-    struct server *server = servers_choose(&upstream->pool->servers, upstream->tried, now_ms);
+    struct server *server = upstream->pinned;
 
     if (server == NULL)
+        server = servers_choose(&upstream->pool->servers, upstream->tried, now_ms);
+    if (server == NULL || upstream->tried & UINT64_C(1) << server->slot)
         return false;
     upstream_leave_server(upstream);
     upstream->server = server;
@@ -738,6 +742,17 @@ struct upstream *upstream_start(struct upstream_pool *pool, const struct upstrea
     memcpy(upstream->head, request->head.p, request->head.len);
     upstream->head_len = request->head.len;
     event_active(&upstream->kick, EV_TIMEOUT, 0);
+    return upstream;
+}
+
+struct upstream *upstream_start_pinned(struct upstream_pool *pool, struct server *server,
+                                       const struct upstream_request *request,
+                                       const struct upstream_handlers *handlers, void *arg)
+{
+    struct upstream *upstream = upstream_start(pool, request, handlers, arg);
+
+    upstream->pinned = server;
+    upstream->retries_left = 0;
     return upstream;
 }
 

@@ -282,3 +282,14 @@ def test_the_check_reads_the_files(
     result = check_config(gateway.config_file)
     assert result.returncode != 0
     assert "backend-ca.pem" in result.stderr
+
+
+def test_probes_go_over_tls_as_well(
+    start_gateway: StartGateway, tls_backend: TlsBackend, new_device: NewDevice
+) -> None:
+    changes = over_tls(tls_backend)
+    changes["backends"][0]["health"] = {"path": "/health", "every": "20ms"}
+    gateway = start_gateway(changes)
+    tls_backend.await_request("/health", 3)
+    assert new_device(to=gateway).get("/").status == 200
+    assert gateway.log.find("a server of the backend is unhealthy") == []

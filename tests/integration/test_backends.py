@@ -349,3 +349,34 @@ def test_a_config_write_is_not_sent_twice(
     response = new_device(to=gateway).request("PUT", "/config", body=b'{"files": []}')
     assert (response.status, response.reason) == (502, "backend-broken")
     assert len(backend.of("/config")) + len(second.of("/config")) == 1
+
+
+# --- probes --------------------------------------------------------------------------------------
+
+
+def test_an_unhealthy_server_gets_no_requests_until_it_is_well(
+    start_gateway: StartGateway, backend: Backend, second: Backend, new_device: NewDevice
+) -> None:
+    health = {"path": "/health", "every": "20ms", "healthy_after": 2, "unhealthy_after": 2}
+    second.on("/health", lambda exchange: exchange.respond(503))
+    gateway = start_gateway(api(backend, second, health=health))
+    entry = gateway.log.wait("a server of the backend is unhealthy")
+    assert (entry["server"], entry["detail"]) == (second.address, "it answered with status 503")
+    assert fitness(gateway, second) == 0
+    device = new_device(to=gateway)
+    for _ in range(4):
+        assert device.get("/hello").status == 200
+    assert len(backend.of("/hello")) == 4
+
+    # What is known outlives a reload.
+    gateway.reload()
+    assert device.get("/hello").status == 200
+    assert second.of("/hello") == []
+
+    second.on("/health", lambda exchange: exchange.respond(204))
+    gateway.log.wait("a server of the backend is healthy again", server=second.address)
+    wait_until(lambda: fitness(gateway, second) == 1, "the second server is fit")
+    for _ in range(4):
+        assert device.get("/hello").status == 200
+    assert second.of("/hello") != []
+    assert len(gateway.log.find("a server of the backend is unhealthy")) == 1
