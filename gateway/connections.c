@@ -36,19 +36,35 @@ static void connection_cut(struct connection *conn, const struct store_cut *cut)
     connection_drain(conn, REASON_CUT_RETIRED, connection_config(conn)->rotation.drain_ms);
 }
 
-static void on_visit(struct connection_index_link *link, void *arg)
+/* First all sockets, then everything else that the end of a connection takes: the last of many does
+ * not wait for the logging and freeing of the others. */
+static void connection_shut(struct connection *conn, const struct store_cut *cut)
 {
-    connection_cut(CONTAINER_OF(link, struct connection, index), arg);
+    if (conn->peer.admitted && connection_is_meant(conn, cut))
+        stream_cut(conn->stream);
 }
 
-void connections_cut(struct worker *worker, const struct store_cut *cut)
+struct visit {
+    const struct store_cut *cut;
+    void (*act)(struct connection *conn, const struct store_cut *cut);
+};
+
+static void on_visit(struct connection_index_link *link, void *arg)
 {
+    const struct visit *visit = arg;
+
+    visit->act(CONTAINER_OF(link, struct connection, index), visit->cut);
+}
+
+/* Those that may be meant. */
+static void connections_visit(struct worker *worker, struct visit visit)
+{
+    const struct store_cut *cut = visit.cut;
     const char *device = cut->kind == DENY_DEVICE ? cut->id : cut->device;
-    struct store_cut mutable = *cut;
 
     /* A retired key is its device's own. */
     if (cut->kind == DENY_DEVICE || (cut->mode == CUT_DRAIN && device[0] != '\0')) {
-        connection_index_visit(worker->index_by_device, device, on_visit, &mutable);
+        connection_index_visit(worker->index_by_device, device, on_visit, &visit);
         return;
     }
     /* A key or a certificate that an operator has denied: whoever stole it may have spoken under
@@ -57,8 +73,15 @@ void connections_cut(struct worker *worker, const struct store_cut *cut)
     list_for_each_safe (link, following, &worker->connections) {
         struct connection *conn = list_entry(link, struct connection, link);
         if (list_is_linked(&conn->index.link))
-            connection_cut(conn, cut);
+            visit.act(conn, cut);
     }
+}
+
+void connections_cut(struct worker *worker, const struct store_cut *cut)
+{
+    if (cut->mode == CUT_NOW)
+        connections_visit(worker, (struct visit){cut, connection_shut});
+    connections_visit(worker, (struct visit){cut, connection_cut});
 }
 
 void connections_distrust(struct worker *worker)

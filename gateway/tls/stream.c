@@ -135,6 +135,11 @@ void stream_free(struct stream **stream_at)
     mem_free(stream);
 }
 
+void stream_cut(struct stream *stream)
+{
+    (void)shutdown(stream->fd, SHUT_RDWR);
+}
+
 static enum stream_result stream_fail(struct stream *stream, struct str text)
 {
     stream->failed = true;

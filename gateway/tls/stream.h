@@ -122,6 +122,10 @@ bool stream_has_pending(const struct stream *stream);
  */
 enum stream_result stream_shutdown(struct stream *stream) MUST_CHECK;
 
+/* Ends both directions at once, without a word: the peer notices now, however long it takes until
+ * the stream is freed. */
+void stream_cut(struct stream *stream);
+
 /* Throws away what still comes, undecrypted, after stream_shutdown() or a failed handshake: a socket
  * that is closed with unread bytes is reset, and the reset overtakes our last words. CLOSED when
  * nothing more can come. `scratch` is the caller's. */
