@@ -429,7 +429,7 @@ static void exchange_log(const struct exchange *ex)
         ex->env->listener != NULL && ex->env->listener->clients == CONFIG_CLIENTS_DEVICES;
 
     /* Whom admission has let in is known by name; everybody else is a stranger. */
-    if (of_device && !peer->admitted &&
+    if (of_device && !peer->admitted && ex->reason != REASON_OK &&
         !peer_log_pass(ex->env->worker, PEER_LOG_REQUEST, ex->reason, LOG_INFO))
         return;
     log_write_later(

@@ -51,6 +51,7 @@ static void exchange_put_refusal(struct exchange *ex, enum reason reason, const 
                                  const char *allow)
 {
     char problem[PROBLEM_MAX];
+    uint32_t random;
 
     upstream_abort(&ex->upstream);
     if (ex->response != RESPONSE_PENDING) {
@@ -58,12 +59,13 @@ static void exchange_put_refusal(struct exchange *ex, enum reason reason, const 
         return;
     }
     ex->reason = reason;
+    worker_random(ex->env->worker, &random, sizeof(random));
     size_t len = problem_format(reason, detail, ex->request_id, problem);
     exchange_put_answer(ex,
                         &(struct forward_answer){
                             .status = reason_status(reason),
                             .content_type = "application/problem+json",
-                            .retry_after_s = problem_retry_after(reason),
+                            .retry_after_s = problem_retry_after(reason, random),
                             .allow = allow[0] != '\0' ? allow : NULL,
                         },
                         (struct str){problem, len});

@@ -201,6 +201,7 @@ static void listener_pause(struct listener *listener)
     const struct timeval pause = {.tv_usec = ACCEPT_PAUSE_MS * 1000L};
     int64_t now_ms = clock_monotonic_ms();
 
+    stat_add(&listener->worker->stats->accepts_failed, 1);
     if (now_ms - listener->said_ms >= ACCEPT_SAID_EVERY_MS) {
         log_write(LOG_ERROR, "cannot accept connections", LOG_STR("error", strerror(errno)),
                   LOG_STR("listener", listener->name != NULL ? listener->name : "operator"));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Lines that somebody else can provoke at will: refused handshakes, malformed requests, connections
- * turned away, requests of who was not admitted, failures of backends that requests run into.
+ * turned away, refused requests of who was not admitted, failures of backends that requests run into.
  *
  * Of each kind and reason a worker writes log.repeats lines in ten seconds; the rest is counted and
  * becomes one line, "more of the same", when the time is over. Lines of level debug are not

@@ -99,6 +99,7 @@
     X(BACKEND_TIMEOUT, "backend-timeout", 504, WARNING, "The backend did not answer in time.") \
     X(BACKEND_BUSY, "backend-busy", 503, WARNING, "The backend's connections are all in use.") \
     X(BACKEND_WAIT_TIMEOUT, "backend-wait-timeout", 503, WARNING, "None of the backend's connections came free in time.") \
+    X(OUT_OF_RESOURCES, "out-of-resources", 503, WARNING, "The gateway is out of file descriptors, ports or memory for a connection to the backend.") \
     /* how a connection ended */ \
     X(CLOSED_BY_PEER, "closed-by-peer", 0, DEBUG, "The peer closed the connection.") \
     X(CLOSED_AFTER_ANSWER, "closed-after-answer", 0, DEBUG, "The connection ended with its last answer.") \

@@ -199,11 +199,12 @@ static void raise_descriptor_limit(const struct config *config)
         return;
     limit.rlim_cur = limit.rlim_max;
     (void)setrlimit(RLIMIT_NOFILE, &limit);
-    if (limit.rlim_cur < config->max_connections)
-        log_write(
-            LOG_WARNING,
-            "the limit of open files is below max_connections: raise it (LimitNOFILE, ulimit -n)",
-            LOG_INT("files", limit.rlim_cur), LOG_INT("max_connections", config->max_connections));
+    if (limit.rlim_cur / 2 < config->max_connections)
+        log_write(LOG_WARNING,
+                  "the limit of open files is below twice max_connections: raise it (LimitNOFILE, "
+                  "ulimit -n)",
+                  LOG_INT("files", limit.rlim_cur),
+                  LOG_INT("max_connections", config->max_connections));
 }
 
 /* The operator's socket lives there, and the embedded store. */

@@ -22,6 +22,7 @@ struct listener_stats {
 enum { STATUS_CLASSES = 6 };
 
 struct stats {
+    counter accepts_failed; /* out of descriptors or memory: nobody was accepted for a moment */
     counter handshakes_full;
     counter handshakes_resumed;
     counter handshakes_failed[STREAM_FAILURE_COUNT];

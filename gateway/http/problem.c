@@ -3,9 +3,11 @@
 
 #include <stdio.h>
 
-#include "gateway/base/encode.h"
-
-enum { PROBLEM_DETAIL_MAX = 512, BACKEND_RETRY_AFTER_MAX = 5 };
+enum {
+    PROBLEM_DETAIL_MAX = 512,
+    LOCKED_RETRY_S = 5,
+    OVERLOAD_RETRY_S = 5,
+};
 
 /* As the inside of a JSON string, ASCII only; stops before it would exceed `size`. */
 static void problem_escape(const char *text, char *out, size_t size)
@@ -44,13 +46,14 @@ size_t problem_format(enum reason reason, const char *detail, const char *reques
     return (size_t)len;
 }
 
-int problem_retry_after(enum reason reason)
+int problem_retry_after(enum reason reason, uint32_t random)
 {
     if (reason == REASON_CONFIG_LOCKED)
-        return 5;
-    /* All who were turned away should not come back in the same moment. */
-    if (reason == REASON_BACKEND_UNAVAILABLE || reason == REASON_BACKEND_BUSY ||
-        reason == REASON_BACKEND_WAIT_TIMEOUT)
-        return 1 + (int)random_below(BACKEND_RETRY_AFTER_MAX);
-    return reason_status(reason) == 503 ? 1 : 0;
+        return LOCKED_RETRY_S;
+    /* One device in a moment of its own: it may try again at once. */
+    if (reason == REASON_CONFIG_WRITES_BUSY || reason == REASON_ANNOUNCEMENT_OUTDATED ||
+        reason == REASON_KEY_NOT_PROVEN || reason == REASON_STORE_CONFLICT)
+        return 1;
+    return reason_status(reason) == 503 ? OVERLOAD_RETRY_S + (int)(random % (OVERLOAD_RETRY_S + 1))
+                                        : 0;
 }

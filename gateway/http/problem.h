@@ -3,6 +3,8 @@
  */
 #pragma once
 
+#include <stdint.h>
+
 #include "gateway/base/macros.h"
 #include "gateway/base/str.h"
 #include "policy/reason.h"
@@ -14,5 +16,7 @@ enum { PROBLEM_MAX = 1536 };
 size_t problem_format(enum reason reason, const char *detail, const char *request_id,
                       char out[PROBLEM_MAX]);
 
-/* Seconds for Retry-After; 0: send none. */
-int problem_retry_after(enum reason reason);
+/* Seconds for Retry-After; 0: send none. After an overload or an outage a fleet must not come back
+ * in one moment: 5 s and up to 5 more, which `random`, any number, decides. Always 503, never 429:
+ * stock agents take a 4xx for final. */
+int problem_retry_after(enum reason reason, uint32_t random);

@@ -103,6 +103,8 @@ struct plain_metric {
 };
 
 static const struct plain_metric plain_counters[] = {
+    {"dgw_accepts_failed_total", offsetof(struct stats, accepts_failed),
+     "Times that nobody could be accepted, for want of descriptors or memory."},
     {"dgw_connections_cut_total", offsetof(struct stats, cuts),
      "Live connections that a denial or a rotation ended."},
     {"dgw_received_bytes_total", offsetof(struct stats, bytes_in),

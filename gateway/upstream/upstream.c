@@ -386,6 +386,13 @@ static bool upstream_choose(struct upstream *upstream)
     return true;
 }
 
+/* No server is to blame, and none would do better. */
+static bool error_is_ours(int error)
+{
+    return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM ||
+           error == EADDRNOTAVAIL;
+}
+
 /* Goes on to the next server until one may work. `why` is the error of the one before. */
 static void upstream_try(struct upstream *upstream, const char *why)
 {
@@ -397,6 +404,10 @@ static void upstream_try(struct upstream *upstream, const char *why)
         if (upstream_attempt(upstream, &error))
             return;
         why = strerrordesc_np(error);
+        if (error_is_ours(error)) {
+            upstream_fail(upstream, REASON_OUT_OF_RESOURCES, "cannot connect", why);
+            return;
+        }
         upstream->attempt_reason = REASON_BACKEND_UNAVAILABLE;
         upstream_blame_connect(upstream, why);
     }

@@ -5,13 +5,17 @@ says what it measures.
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 from conditions import wait_until
+from device import Connection
+from flood import dripping, half_open, need_descriptors, slowest
 from load import Load, Result
 from redis_server import RedisServer
 from results import Comparison, Measurement
@@ -343,6 +347,43 @@ def _deny_all(gateway: Gateway, kind: str, names: list[str]) -> None:
         raise RuntimeError(failures[0])
 
 
+def _client(world: World, i: int) -> ssl.SSLContext:
+    devices = world.pki.devices(i + 1)
+    context = ssl.create_default_context(cafile=str(world.pki.server_ca))
+    context.load_cert_chain(devices / f"{i}.pem", devices / f"{i}.key")
+    return context
+
+
+def flood(world: World) -> None:
+    """A new connection's handshake and GET as its client sees it, the slowest of 50: alone, and while
+    2,000 half-open handshakes from four addresses and 200 dripping requests hold what they can.
+    """
+    need_descriptors(5000)
+    half, drips = world.sized(2000, 2000), world.sized(200, 200)
+    alone = Measurement("handshake and GET, slowest of 50, alone", "ms", None, 1)
+    flooded = Measurement(
+        f"the same among {half:,} half-open handshakes and {drips} drips", "ms", 100, 1
+    )
+    contexts = [_client(world, 0), _client(world, 1)]
+    for _ in range(min(world.pairs, 3)):
+        gateway = world.gateway()
+        address = gateway.daemon.address()
+
+        def get() -> None:
+            with Connection(address, contexts[0]) as connection:
+                connection.handshake().request("GET", "/", [("Connection", "close")])
+
+        get()
+        alone.rounds.append(slowest(50, get) * 1000)
+        with ExitStack() as stack:
+            for i in range(4):
+                half_open(stack, address, f"127.0.0.{i + 2}", half // 4)
+            dripping(stack, lambda: Connection(address, contexts[1]).handshake(), drips)
+            flooded.rounds.append(slowest(50, get) * 1000)
+        world.stop_servers()
+    world.measurements += [alone, flooded]
+
+
 def workers(world: World) -> None:
     """What a second worker brings, from CPU accounts: twice the work if a request costs two workers no
     more CPU than one, and they share evenly. The load generator needs a core, so on two cores the
@@ -387,6 +428,7 @@ BENCHMARKS: dict[str, Callable[[World], None]] = {
         streaming,
         admission,
         cut,
+        flood,
         workers,
     )
 }

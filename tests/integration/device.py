@@ -30,6 +30,15 @@ Address = tuple[str, int]
 _PIECE = 1 << 16
 
 
+def _poll(sock: socket.socket, events: int, seconds: float) -> int:
+    """What has happened of `events`, or errors; 0: nothing in time. select() knows no descriptor
+    above 1023.
+    """
+    poll = select.poll()
+    poll.register(sock, events)
+    return sum(happened for _, happened in poll.poll(seconds * 1000))
+
+
 class Timeout(Exception):
     """Nothing came in time."""
 
@@ -164,8 +173,7 @@ class Connection:
 
     def is_open(self) -> bool:
         """Whether the peer has not ended the connection, as far as can be seen now."""
-        readable, _, _ = select.select([self.sock], [], [], 0)
-        if not readable:
+        if not _poll(self.sock, select.POLLIN, 0):
             return True
         try:
             return bool(self.sock.recv(1, socket.MSG_PEEK))
@@ -222,8 +230,9 @@ class Connection:
     def _flush(self, piece: int = 1 << 20) -> None:
         view = memoryview(self._outgoing.read())
         while view:
-            readable, writable, _ = select.select([self.sock], [self.sock], [], self.deadline)
-            if not readable and not writable:
+            ready = _poll(self.sock, select.POLLIN | select.POLLOUT, self.deadline)
+            readable, writable = ready & ~select.POLLOUT, ready & select.POLLOUT
+            if not ready:
                 raise Timeout(f"the peer takes nothing for {self.deadline:g} s")
             if readable and not writable:
                 self._pull()

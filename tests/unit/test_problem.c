@@ -46,11 +46,33 @@ static void a_long_detail_is_cut_and_stays_json(void **state)
     json_decref(json);
 }
 
+/* The announcement's is a promise; a lock is no overload. */
+static void a_fleet_comes_back_spread_out(void **state)
+{
+    for (uint32_t random = 0; random < 100; random++) {
+        assert_int_equal(problem_retry_after(REASON_CONFIG_WRITES_BUSY, random), 1);
+        assert_int_equal(problem_retry_after(REASON_CONFIG_LOCKED, random), 5);
+        assert_int_equal(problem_retry_after(REASON_KEY_DENIED, random), 0);
+        assert_in_range(problem_retry_after(REASON_STORE_UNAVAILABLE, random), 5, 10);
+    }
+    assert_int_equal(problem_retry_after(REASON_STORE_UNAVAILABLE, 0), 5);
+    assert_int_equal(problem_retry_after(REASON_STORE_UNAVAILABLE, 5), 10);
+    assert_in_range(problem_retry_after(REASON_STORE_UNAVAILABLE, UINT32_MAX), 5, 10);
+}
+
+static void overload_is_never_final(void **state)
+{
+    for (int reason = 0; reason < REASON_COUNT; reason++)
+        assert_int_not_equal(reason_status((enum reason)reason), 429);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_reason_is_a_valid_problem_document),
         cmocka_unit_test(a_long_detail_is_cut_and_stays_json),
+        cmocka_unit_test(a_fleet_comes_back_spread_out),
+        cmocka_unit_test(overload_is_never_final),
     };
     return cmocka_run_group_tests_name("problem", tests, NULL, NULL);
 }
