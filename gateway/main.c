@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#include <fcntl.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "gateway/base/mem.h"
 #include "gateway/daemon/daemon.h"
@@ -76,12 +78,25 @@ static int run(enum mode mode, const char *file)
     return status;
 }
 
+/* Whoever closed one of them would have our log lines written into the next socket of that number. */
+static void open_standard_files(void)
+{
+    int fd;
+
+    do {
+        fd = open("/dev/null", O_RDWR);
+    } while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        (void)close(fd);
+}
+
 int main(int argc, char **argv)
 {
     const char *file = DEFAULT_CONFIG;
     enum mode mode = MODE_SERVE;
     int option;
 
+    open_standard_files();
     while ((option = getopt(argc, argv, "c:tTVh")) != -1) {
         switch (option) {
         case 'c':

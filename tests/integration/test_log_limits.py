@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 from pathlib import Path
-from typing import IO, Iterator, Union
+from typing import IO, Callable, Iterator, Optional, Union
 
 import pytest
 
@@ -85,7 +85,14 @@ def test_a_backend_that_is_down_fills_no_log(
 class Daemon:
     """One with a stderr of the test's."""
 
-    def __init__(self, folder: Path, pki: Pki, redis: RedisServer, stderr: Union[int, IO[bytes]]):
+    def __init__(
+        self,
+        folder: Path,
+        pki: Pki,
+        redis: RedisServer,
+        stderr: Union[int, IO[bytes]],
+        before: Optional[Callable[[], None]] = None,
+    ):
         config = merged(
             default_config(folder, pki, redis.url, "127.0.0.1:1"),
             {"state_dir": str(folder / "odd"), "workers": 1},
@@ -97,6 +104,7 @@ class Daemon:
             cwd=folder,
             env=_environment(),
             stderr=stderr,
+            preexec_fn=before,
         )
         wait_until(self._answers, "the daemon answers")
 
@@ -186,3 +194,14 @@ def test_a_log_at_its_size_limit_stops_nobody(
             lambda: daemon.gateway.operator.get("/livez") and daemon.lost() > 0, "lines are lost"
         )
         daemon.stop()
+
+
+def test_closed_standard_files_are_not_mistaken_for_others(
+    folder: Path, pki: Pki, redis: RedisServer
+) -> None:
+    """The next sockets had their numbers, and the log went into the link to Redis."""
+    daemon = Daemon(folder, pki, redis, subprocess.DEVNULL, lambda: os.closerange(0, 3))
+    files = [os.readlink(f"/proc/{daemon.process.pid}/fd/{fd}") for fd in range(3)]
+    assert files == ["/dev/null"] * 3
+    assert daemon.lost() == 0
+    daemon.stop()
