@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The loop and the thread share one job. Whoever leaves last frees it; the thread tells the loop
- * through an eventfd, so that the loop sees the result only when it is complete. */
+ * through an eventfd when the result is complete. What hands the result's memory over is the
+ * release and acquire of `complete`: C knows nothing of descriptors. */
 #include "gateway/store/resolve.h"
 
+#include <assert.h>
 #include <netdb.h>
 #include <pthread.h>
 #include <signal.h>
@@ -18,9 +20,10 @@
 
 struct resolve_job {
     atomic_int refs;
-    int done_fd; /* owned */
-    char *host;  /* owned */
-    struct resolve_result result;
+    int done_fd;                  /* owned */
+    char *host;                   /* owned */
+    struct resolve_result result; /* the thread's until `complete` */
+    atomic_bool complete;
 };
 
 struct resolve {
@@ -64,6 +67,7 @@ static void *resolve_thread(void *arg)
     struct resolve_job *job = arg;
 
     resolve_now(job->host, &job->result);
+    atomic_store_explicit(&job->complete, true, memory_order_release);
     (void)eventfd_write(job->done_fd, 1);
     job_unref(job);
     return NULL;
@@ -94,6 +98,9 @@ static void on_done(evutil_socket_t fd, short what, void *arg)
     resolve_done_fn *done = resolve->done;
     void *done_arg = resolve->arg;
 
+    bool complete = atomic_load_explicit(&job->complete, memory_order_acquire);
+    assert(complete); /* the eventfd is written afterwards */
+    (void)complete;
     event_free(resolve->done_event);
     mem_free(resolve);
     done(&job->result, done_arg);
@@ -121,6 +128,7 @@ struct resolve *resolve_start(struct event_base *base, const char *host, resolve
         return resolve;
     }
     /* No thread: the answer is the error that stands there already. */
+    atomic_store_explicit(&job->complete, true, memory_order_release);
     job_unref(job);
     event_active(resolve->done_event, EV_READ, 0);
     return resolve;
