@@ -296,6 +296,10 @@ static void check_listener(struct checker *checker, size_t i)
         check_error(checker, LISTENER(i, "certificate"), "needs its `key` as well");
     if (listener->certificate_file == NULL && listener->key_file != NULL)
         check_error(checker, LISTENER(i, "key"), "needs its `certificate` as well");
+    if (listener->certificate_file == NULL && listener->n_certificates > 0)
+        check_error(
+            checker, LISTENER(i, "certificates"),
+            "are for clients that ask for their names; others need `certificate` and `key`");
     check_listener_alone(checker, i);
 }
 

@@ -70,6 +70,11 @@ struct config_address {
     uint16_t port;    /* host byte order; 0 lets the kernel choose */
 };
 
+struct config_certificate {
+    const char *certificate_file; /* PEM chain, leaf first */
+    const char *key_file;
+};
+
 struct config_listener {
     const char *name;
     struct config_address address;
@@ -77,6 +82,8 @@ struct config_listener {
     enum config_certificate_mode client_certificate;
     const char *certificate_file; /* PEM chain, leaf first; NULL on a Unix socket: no TLS */
     const char *key_file;
+    struct config_certificate *certificates; /* further ones, n_certificates of them, by SNI */
+    size_t n_certificates;
     const char *client_ca_file; /* PEM bundle; operators only */
     const char *min_version;    /* "1.2" or "1.3" */
     const char *ciphers;        /* TLS 1.2, OpenSSL's notation; NULL: our default */

@@ -9,14 +9,15 @@
 
 static void dump_rows(FILE *out, const struct setting *map_row, const void *base, int indent);
 
-static void dump_list(FILE *out, const struct setting *row, const void *base)
+static void dump_list(FILE *out, const struct setting *row, const void *base, int indent)
 {
     size_t n = field_count(row, base);
 
-    (void)fprintf(out, "\n%s:%s\n", row->key, n == 0 ? " []" : "");
+    (void)fprintf(out, "%s%*s%s:%s\n", indent == 0 ? "\n" : "", indent, "", row->key,
+                  n == 0 ? " []" : "");
     for (size_t i = 0; i < n; i++) {
-        (void)fputs("  -\n", out);
-        dump_rows(out, row, field_item(row, base, i), 4);
+        (void)fprintf(out, "%*s-\n", indent + 2, "");
+        dump_rows(out, row, field_item(row, base, i), indent + 4);
     }
 }
 
@@ -25,7 +26,7 @@ static void dump_rows(FILE *out, const struct setting *map_row, const void *base
     for (size_t i = 0; i < map_row->n_rows; i++) {
         const struct setting *row = &map_row->rows[i];
         if (row->type == SETTING_LIST) {
-            dump_list(out, row, base);
+            dump_list(out, row, base, indent);
         } else if (row->type == SETTING_MAP) {
             (void)fprintf(out, "%s%*s%s:\n", indent == 0 ? "\n" : "", indent, "", row->key);
             dump_rows(out, row, base, indent + 2);

@@ -294,6 +294,15 @@ static const struct setting operator_rows[] = {
 
 /* --- lists ------------------------------------------------------------------------------------ */
 
+#define BASE struct config_certificate
+static const struct setting certificate_rows[] = {
+    {FILE_PATH("certificate", certificate_file), .required = true,
+     .help = "the PEM file of a certificate and its chain, leaf first"},
+    {FILE_PATH("key", key_file), .required = true,
+     .help = "the PEM file of its private key"},
+};
+#undef BASE
+
 #define BASE struct config_listener
 static const struct setting listener_rows[] = {
     {STRING("name", name), .check = value_check_name, .required = true,
@@ -308,6 +317,8 @@ static const struct setting listener_rows[] = {
      .help = "the PEM file of the server's certificate and its chain, leaf first"},
     {FILE_PATH("key", key_file),
      .help = "the PEM file of the server's private key"},
+    {LIST("certificates", certificates, n_certificates, config_certificate, certificate_rows),
+     .help = "further certificates, for clients that ask for their names"},
     {FILE_PATH("client_ca", client_ca_file),
      .help = "the PEM file of the CAs that sign operators' certificates"},
     {STRING("min_version", min_version), .check = value_check_tls_version, .fallback = "1.2",

@@ -24,18 +24,16 @@ static void read_server_name(const unsigned char *data, size_t len,
     out[name_len] = '\0';
 }
 
-int client_hello_read(SSL *ssl, int *alert, void *arg)
+void client_hello_read(SSL *ssl)
 {
     struct handshake_notes *notes = handshake_notes(ssl);
     const unsigned char *data;
     size_t len;
 
-    /* Runs again for the answer to a HelloRetryRequest. */
     notes->server_name[0] = '\0';
     if (SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_server_name, &data, &len) == 1)
         read_server_name(data, len, notes->server_name);
     /* RFC 8446, 4.2.9: a server does not send a ticket to a client that names no mode with it can
      * be used. Stock agents do not, and they connect anew for each request. */
     notes->can_resume = SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_psk_kex_modes, &data, &len) == 1;
-    return SSL_CLIENT_HELLO_SUCCESS;
 }

@@ -5,6 +5,6 @@
 
 #include <openssl/ssl.h>
 
-/* For SSL_CTX_set_client_hello_cb(). Never refuses: what is malformed OpenSSL refuses itself, with
- * the right alert. */
-int client_hello_read(SSL *ssl, int *alert, void *arg);
+/* For a callback of SSL_CTX_set_client_hello_cb(); writes into the connection's notes. What is
+ * malformed is left to OpenSSL, which refuses it with the right alert. */
+void client_hello_read(SSL *ssl);

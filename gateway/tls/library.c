@@ -50,6 +50,8 @@ static struct selection selections[] = {
      {"SHA1", "SHA2-224", "SHA2-256", "SHA2-384", "SHA2-512"},
      {NULL, NULL},
      NULL},
+    {OSSL_OP_MAC, SELECT_NAMED, {"HMAC"}, {NULL, NULL}, NULL},
+    {OSSL_OP_KDF, SELECT_NAMED, {"TLS13-KDF", "TLS1-PRF", "HKDF"}, {NULL, NULL}, NULL},
     /* Not by name: new versions bring key exchanges, and those should work. */
     {OSSL_OP_KEYMGMT,
      SELECT_OTHERS,

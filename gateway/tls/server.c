@@ -15,13 +15,17 @@
 #include "gateway/tls/handshake.h"
 #include "gateway/tls/identity.h"
 #include "gateway/tls/library.h"
-#include "gateway/tls/openssl_error.h"
 #include "gateway/tls/pem_file.h"
 #include "gateway/tls/server_private.h"
 
 /* Forward secrecy and AEAD only; ChaCha20 goes first for clients that put it first (no AES
  * instructions). */
 static const char default_ciphers[] = "ECDHE+AESGCM:ECDHE+CHACHA20";
+
+/* The first is known to every TLS 1.3 client and as strong as the P-256 keys around it. Its SHA-256
+ * derives keys cheaper than SHA-384. */
+static const char ciphers_13[] =
+    "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
 
 /* A device sends one leaf, an EST client perhaps a chain; OpenSSL's own limit is 100 KB. */
 enum { PEER_CHAIN_MAX = 32 * 1024 };
@@ -32,63 +36,6 @@ void tls_init(void)
     resumption_init();
     /* OpenSSL writes with write(2), which cannot be told MSG_NOSIGNAL. */
     (void)signal(SIGPIPE, SIG_IGN);
-}
-
-static void warn_if_expired(X509 *certificate, const struct config_listener *listener)
-{
-    if (X509_cmp_current_time(X509_get0_notAfter(certificate)) < 0)
-        log_write(LOG_WARNING, "the listener's certificate has expired; clients will refuse it",
-                  LOG_STR("listener", listener->name), LOG_STR("file", listener->certificate_file));
-}
-
-static bool use_chain(SSL_CTX *context, STACK_OF(X509) * chain, const char *path,
-                      struct sentence error)
-{
-    char text[160];
-
-    ERR_clear_error();
-    bool good = SSL_CTX_use_certificate(context, sk_X509_value(chain, 0)) == 1;
-    for (int i = 1; good && i < sk_X509_num(chain); i++)
-        good = SSL_CTX_add1_chain_cert(context, sk_X509_value(chain, i)) == 1;
-    if (good)
-        return true;
-    openssl_error_take(text, sizeof(text));
-    sentence_write(error, "%s: OpenSSL does not accept the certificate: %s", path, text);
-    return false;
-}
-
-static bool load_certificate(SSL_CTX *context, const struct config_listener *listener,
-                             struct sentence error)
-{
-    if (listener->certificate_file == NULL || listener->key_file == NULL) {
-        sentence_write(error, "listener \"%s\" has no certificate: give certificate and key",
-                       listener->name);
-        return false;
-    }
-    STACK_OF(X509) *chain = pem_file_certificates(listener->certificate_file, error);
-    if (chain == NULL)
-        return false;
-    warn_if_expired(sk_X509_value(chain, 0), listener);
-    bool good = use_chain(context, chain, listener->certificate_file, error);
-    sk_X509_pop_free(chain, X509_free);
-    return good;
-}
-
-static bool load_key(SSL_CTX *context, const struct config_listener *listener,
-                     struct sentence error)
-{
-    EVP_PKEY *key = pem_file_key(listener->key_file, error);
-
-    if (key == NULL)
-        return false;
-    bool good = EVP_PKEY_eq(X509_get0_pubkey(SSL_CTX_get0_certificate(context)), key) == 1 &&
-                SSL_CTX_use_PrivateKey(context, key) == 1;
-    EVP_PKEY_free(key);
-    ERR_clear_error();
-    if (!good)
-        sentence_write(error, "%s: the key does not belong to the first certificate in %s",
-                       listener->key_file, listener->certificate_file);
-    return good;
 }
 
 /* Plenty of clients just close the socket. OpenSSL would answer that with an alert and forget the
@@ -140,12 +87,33 @@ static bool set_algorithms(SSL_CTX *context, const struct config_listener *liste
 
     (void)SSL_CTX_set_min_proto_version(context, only_13 ? TLS1_3_VERSION : TLS1_2_VERSION);
     (void)SSL_CTX_set_max_proto_version(context, TLS1_3_VERSION);
+    (void)SSL_CTX_set_ciphersuites(context, ciphers_13);
     if (SSL_CTX_set_cipher_list(context, ciphers) != 1) {
         sentence_write(error, "listener \"%s\": OpenSSL knows no cipher of \"%s\"", listener->name,
                        ciphers);
         return false;
     }
     return listener->groups == NULL || set_groups(context, listener, error);
+}
+
+/* What a server's contexts are made of. */
+struct server_source {
+    struct tls_server *server;
+    const struct config *config;
+    const struct config_listener *listener;
+};
+
+/* Runs again for the answer to a HelloRetryRequest. */
+static int on_client_hello(SSL *ssl, int *alert, void *arg)
+{
+    const struct tls_server *server = arg;
+
+    client_hello_read(ssl);
+    SSL_CTX *context = certificates_find(server->certificates, handshake_notes(ssl)->server_name);
+    if (SSL_set_SSL_CTX(ssl, context) != NULL)
+        return SSL_CLIENT_HELLO_SUCCESS;
+    *alert = SSL_AD_INTERNAL_ERROR;
+    return SSL_CLIENT_HELLO_ERROR;
 }
 
 static int on_verify(int good, X509_STORE_CTX *verification)
@@ -194,34 +162,31 @@ static int on_chain(X509_STORE_CTX *verification, void *arg)
     return 1;
 }
 
-static void set_verification(struct tls_server *server, const struct config *config,
-                             const struct config_listener *listener)
+static void set_verification(struct tls_server *server, SSL_CTX *context,
+                             const struct server_source *source)
 {
     int mode = SSL_VERIFY_PEER;
 
     if (server->certificate_required)
         mode |= SSL_VERIFY_FAIL_IF_NO_PEER_CERT;
-    (void)SSL_CTX_set_app_data(server->context, server);
-    SSL_CTX_set_verify(server->context, mode, on_verify);
-    SSL_CTX_set_cert_verify_callback(server->context, on_chain, server);
-    SSL_CTX_set_verify_depth(server->context, (int)config->tls.chain_depth);
-    trust_install(server->trust, server->context, listener->announce_cas);
+    (void)SSL_CTX_set_app_data(context, server);
+    SSL_CTX_set_verify(context, mode, on_verify);
+    SSL_CTX_set_cert_verify_callback(context, on_chain, server);
+    SSL_CTX_set_verify_depth(context, (int)source->config->tls.chain_depth);
+    trust_install(server->trust, context, source->listener->announce_cas);
 }
 
 /* Sessions of another listener, of other trust or other strictness are not resumed here, even if
  * they got here. */
-static void set_session_context(struct tls_server *server, const struct config_listener *listener)
+static void write_session_context(struct tls_server *server, const struct config_listener *listener)
 {
-    struct digest trust, all;
+    struct digest trust;
 
     trust_fingerprint(server->trust, &trust);
     char *text = mem_printf("%s %d %d %s", trust.hex, (int)listener->clients,
                             (int)listener->client_certificate, listener->name);
-    digest_sha256((const uint8_t *)text, strlen(text), &all);
+    digest_sha256((const uint8_t *)text, strlen(text), &server->session_context);
     mem_free(text);
-    /* 128 bits of it: OpenSSL takes up to 32 bytes. */
-    (void)SSL_CTX_set_session_id_context(server->context, (const unsigned char *)all.hex,
-                                         SSL_MAX_SID_CTX_LENGTH);
 }
 
 static bool server_load_trust(struct tls_server *server, const struct config *config,
@@ -237,27 +202,51 @@ static bool server_load_trust(struct tls_server *server, const struct config *co
     return server->trust != NULL;
 }
 
+/* All contexts of a server are alike, so that it does not matter which one a connection has, but
+ * for the certificate. */
+static bool server_set_context(struct tls_server *server, SSL_CTX *context,
+                               const struct server_source *source, struct sentence error)
+{
+    set_modes(context);
+    if (!set_algorithms(context, source->listener, error))
+        return false;
+    resumption_install(server->resumption, context);
+    set_verification(server, context, source);
+    /* 128 bits of it: OpenSSL takes up to 32 bytes. */
+    (void)SSL_CTX_set_session_id_context(context,
+                                         (const unsigned char *)server->session_context.hex,
+                                         SSL_MAX_SID_CTX_LENGTH);
+    SSL_CTX_set_client_hello_cb(context, on_client_hello, server);
+    return true;
+}
+
+static SSL_CTX *server_new_context(void *arg, struct sentence error)
+{
+    const struct server_source *source = arg;
+    SSL_CTX *context = SSL_CTX_new_ex(library_context(), NULL, TLS_server_method());
+
+    if (context == NULL) {
+        sentence_write(error, "OpenSSL cannot make a TLS context");
+        return NULL;
+    }
+    if (server_set_context(source->server, context, source, error))
+        return context;
+    SSL_CTX_free(context);
+    return NULL;
+}
+
 static bool server_build(struct tls_server *server, const struct config *config,
                          const struct config_listener *listener, struct sentence error)
 {
-    server->context = SSL_CTX_new_ex(library_context(), NULL, TLS_server_method());
-    if (server->context == NULL) {
-        sentence_write(error, "OpenSSL cannot make a TLS context");
+    struct server_source source = {server, config, listener};
+
+    if (!server_load_trust(server, config, listener, error))
         return false;
-    }
-    set_modes(server->context);
-    if (!set_algorithms(server->context, listener, error) ||
-        !load_certificate(server->context, listener, error) ||
-        !load_key(server->context, listener, error) ||
-        !server_load_trust(server, config, listener, error))
-        return false;
+    write_session_context(server, listener);
     server->verdicts = verdicts_new(config->tls.verified_chains);
     server->resumption = resumption_new(config->tls.sessions, config->tls.session_lifetime_ms);
-    resumption_install(server->resumption, server->context);
-    set_verification(server, config, listener);
-    set_session_context(server, listener);
-    SSL_CTX_set_client_hello_cb(server->context, client_hello_read, NULL);
-    return true;
+    server->certificates = certificates_new(listener, server_new_context, &source, error);
+    return server->certificates != NULL;
 }
 
 struct tls_server *tls_server_new(const struct config *config,
@@ -287,7 +276,7 @@ void tls_server_unref(struct tls_server **server)
     *server = NULL;
     if (gone == NULL || atomic_fetch_sub_explicit(&gone->refs, 1, memory_order_acq_rel) != 1)
         return;
-    SSL_CTX_free(gone->context);
+    certificates_free(&gone->certificates);
     resumption_free(&gone->resumption);
     verdicts_free(&gone->verdicts);
     trust_free(&gone->trust);
@@ -307,12 +296,7 @@ enum tls_trust tls_server_recheck(const struct tls_server *server, const struct 
 
 int64_t tls_server_expires_ms(const struct tls_server *server)
 {
-    int64_t expires_ms;
-
-    return identity_time_ms(X509_get0_notAfter(SSL_CTX_get0_certificate(server->context)),
-                            &expires_ms)
-               ? expires_ms
-               : 0;
+    return certificates_expire_ms(server->certificates);
 }
 
 void tls_server_visit_cas(const struct tls_server *server, tls_ca_fn *visit, void *arg)

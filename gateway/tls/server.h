@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* What a listener needs for TLS: its certificate, whom it trusts, how strictly.
+/* What a listener needs for TLS: its certificates, whom it trusts, how strictly.
  *
  * Built whole from files, immutable afterwards but for the session store inside, shared by all
  * workers (thread-safe). Verification is strict: X509_V_FLAG_X509_STRICT, purpose client, security

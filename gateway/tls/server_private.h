@@ -6,6 +6,7 @@
 
 #include <openssl/ssl.h>
 
+#include "gateway/tls/certificates.h"
 #include "gateway/tls/resumption.h"
 #include "gateway/tls/server.h"
 #include "gateway/tls/trust.h"
@@ -15,9 +16,10 @@
  * owned. */
 struct tls_server {
     atomic_uint refs;
-    SSL_CTX *context;
+    struct certificates *certificates;
     struct trust *trust;
     struct verdicts *verdicts;
     struct resumption *resumption;
+    struct digest session_context; /* sessions of others are not resumed here */
     bool certificate_required;
 };

@@ -104,7 +104,7 @@ struct stream *stream_new_tls(struct tls_server *server, int fd)
     stream->server = server;
     stream->notes.issuer = SIZE_MAX;
     ERR_clear_error();
-    stream->ssl = SSL_new(server->context);
+    stream->ssl = SSL_new(certificates_default(server->certificates));
     if (stream_set_socket(stream, fd)) {
         (void)SSL_set_app_data(stream->ssl, &stream->notes);
         SSL_set_accept_state(stream->ssl);

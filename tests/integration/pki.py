@@ -230,7 +230,9 @@ class Authority:
             not_after,
         )
 
-    def server(self, dns_name: str = "localhost", *more: str) -> Identity:
+    def server(
+        self, dns_name: str = "localhost", *more: str, key: Optional[PrivateKey] = None
+    ) -> Identity:
         alternatives: list[x509.GeneralName] = [x509.DNSName(n) for n in (dns_name, *more)]
         alternatives.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
         extensions: Extensions = [
@@ -238,7 +240,7 @@ class Authority:
             (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
             (x509.SubjectAlternativeName(alternatives), False),
         ]
-        key = new_key()
+        key = key or new_key()
         certificate = self.leaf(key.public_key(), name(dns_name), extensions)
         return Identity("server", key, certificate, self._chain_without_root())
 

@@ -820,6 +820,13 @@ static void listeners_must_know_their_clients(void **state)
          "g.yaml:1:73: listeners[0].certificate: a Unix socket has no TLS\n"
          "g.yaml:1:81: listeners[0].key: a Unix socket has no TLS\n"
          "g.yaml:1:95: listeners[0].client_ca: a Unix socket has no TLS"},
+        {"listeners: [{name: a, clients: operators, address: unix:a, certificates: [{certificate: "
+         "c, key: k}]}]\n",
+         "g.yaml:1:74: listeners[0].certificates: are for clients that ask for their names; others "
+         "need `certificate` and `key`"},
+        {CAS "listeners: [{name: a, address: \"[::]:1\", " CERT ", certificates: [{key: k}]}]\n",
+         "g.yaml:2:81: listeners[0].certificates[0].certificate: is missing (the PEM file of a "
+         "certificate and its chain, leaf first)"},
         {"listeners: [{name: a, clients: operators, address: unix:a, client_certificate: "
          "optional}]\n",
          "g.yaml:1:80: listeners[0].client_certificate: must be `required`: nothing else tells who "
