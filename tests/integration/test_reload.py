@@ -525,6 +525,96 @@ def test_reloads_under_traffic_fail_nobody(
     assert [e for e in gateway.log.find("request") if e["reason"] != "ok"] == []
 
 
+def test_trust_that_changes_under_traffic_fails_nobody_whom_it_does_not_concern(
+    gateway: Gateway, folder: Path, pki: Pki, new_device: NewDevice
+) -> None:
+    """Certificates, CAs, CRLs come and go, some of them broken, while devices connect anew, resume,
+    and stay: all that they may notice is that a session is not resumed.
+    """
+    stop = threading.Event()
+    failures: list[str] = []
+    served = {"new 1.2": 0, "new 1.3": 0, "resumed 1.2": 0, "resumed 1.3": 0, "kept": 0}
+    resumptions: list[bool] = []
+
+    def anew(version: str) -> None:
+        device = new_device()
+        while not stop.is_set():
+            assert device.request("GET", "/new", version=version).status == 200
+            served[f"new {version}"] += 1
+
+    def with_sessions(version: str) -> None:
+        device = new_device()
+        context, session = device.context(version), None
+        while not stop.is_set():
+            with device.connect(context=context, session=session) as connection:
+                assert connection.request("GET", "/resumed").status == 200
+                session = connection.session()
+                resumptions.append(connection.resumed)
+            served[f"resumed {version}"] += 1
+
+    def on_one_connection() -> None:
+        with new_device().connect() as connection:
+            while not stop.is_set():
+                assert connection.request("GET", "/kept").status == 200
+                served["kept"] += 1
+
+    def guarded(what: str, work: Callable[..., None], *args: str) -> Callable[[], None]:
+        def run() -> None:
+            try:
+                work(*args)
+            except Exception as error:  # told below, with the others
+                failures.append(f"{what}: {error!r}")
+
+        return run
+
+    works = [guarded("kept", on_one_connection)]
+    for version in ("1.2", "1.3"):
+        works.append(guarded(f"new {version}", anew, version))
+        works.append(guarded(f"resumed {version}", with_sessions, version))
+    threads = [threading.Thread(target=work) for work in works]
+    for thread in threads:
+        thread.start()
+
+    own = {**gateway.config["device_cas"][0], "crl": "acme.crl"}
+    breaks = [(ca_is_garbage, "device-ca.pem"), (key_of_another, "server.key")]
+    revoked: list[Identity] = []
+    try:
+        for turn in range(8):
+            before = dict(served)
+            pki.server_ca.server().write(folder, "server", with_chain=True)
+            pki.server_ca.server(f"turn{turn}.example").write(folder, "other")
+            Authority.root(f"CA {turn}").write(folder / "other-ca.pem")
+            revoked.append(pki.device_ca.device())
+            (folder / "acme.crl").write_bytes(pki.device_ca.crl(*revoked))
+            state = ["active", "disabled", "revoked"][turn % 3]
+            other = {"name": "other", "certificate": "other-ca.pem", "state": state}
+            names = [{"certificate": "other.pem", "key": "other.key"}] if turn % 2 else []
+            devices = listener("devices", folder, "devices", certificates=names)
+            listeners = [devices] + gateway.config["listeners"][1:]
+            cas = [own] + ([other] if turn % 2 else [])
+            gateway.reload(changed(gateway, {"device_cas": cas, "listeners": listeners}))
+            alert = refused_alert(new_device().address, client_context(pki.server_ca, revoked[-1]))
+            assert alert == "SSLV3_ALERT_CERTIFICATE_REVOKED"
+
+            break_it, file = breaks[turn % 2]
+            good = (folder / file).read_bytes()
+            break_it(gateway)
+            gateway.reload(expect="reload refused")
+            (folder / file).write_bytes(good)
+            wait_until(
+                lambda: failures or all(served[what] > before[what] for what in served),
+                "traffic flows",
+            )
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert any(resumptions)
+    assert [e for e in gateway.log.find("request") if e["reason"] != "ok"] == []
+    assert gateway.log.find("connection closed", reason="cut-untrusted") == []
+
+
 def test_signals_that_come_together_are_one_reload(gateway: Gateway, new_device: NewDevice) -> None:
     for _ in range(20):
         gateway.signal(signal.SIGHUP)
