@@ -44,8 +44,9 @@ enum link_state {
 struct waiting {
     link_reply_fn *on_reply;
     void *arg;
-    int64_t deadline_ms;
-    unsigned n_replies; /* still to come */
+    int64_t timeout_ms;
+    int64_t deadline_ms; /* counts again from when the command has gone out */
+    unsigned n_replies;  /* still to come */
 };
 
 struct link {
@@ -71,6 +72,7 @@ struct link {
     struct waiting *queue; /* owned */
     size_t first;
     size_t n_waiting;
+    size_t n_unsent;   /* the newest of them, which have not gone out completely */
     unsigned attempts; /* since the link was last steady */
     uint64_t ups;
     int64_t up_ms;
@@ -141,6 +143,7 @@ static void link_drop_socket(struct link *link)
     redisFree(link->context);
     link->context = NULL;
     link->unsent = 0;
+    link->n_unsent = 0;
 }
 
 /* Gives the reply to the oldest. */
@@ -154,6 +157,8 @@ static void link_answer(struct link *link, const redisReply *reply)
         link->n_waiting--;
         /* From the beginning again when it can be: a link in little use touches little memory. */
         link->first = link->n_waiting > 0 ? (link->first + 1) % LINK_QUEUE_MAX : 0;
+        if (link->n_unsent > link->n_waiting) /* answered before it was asked */
+            link->n_unsent = link->n_waiting;
     }
     link->in_callback = true;
     waiting.on_reply(reply, waiting.arg);
@@ -219,6 +224,19 @@ static bool link_waits_for_room(const struct link *link)
     return !link->address.is_tls || poll(&fd, 1, 0) != 1 || (fd.revents & POLLOUT) == 0;
 }
 
+/* The loop may have been busy between link_send() and now; Redis is not to blame for that. */
+static void link_note_sent(struct link *link)
+{
+    int64_t now = clock_monotonic_ms();
+
+    link->unsent = 0;
+    for (; link->n_unsent > 0; link->n_unsent--) {
+        size_t at = link->first + link->n_waiting - link->n_unsent;
+        struct waiting *waiting = &link->queue[at % LINK_QUEUE_MAX];
+        waiting->deadline_ms = now + waiting->timeout_ms;
+    }
+}
+
 static void link_flush(struct link *link)
 {
     int is_done = 0;
@@ -228,7 +246,7 @@ static void link_flush(struct link *link)
         return;
     }
     if (is_done) {
-        link->unsent = 0;
+        link_note_sent(link);
         (void)event_del(link->write_event);
     } else if (link_waits_for_room(link)) {
         (void)event_add(link->write_event, NULL);
@@ -436,11 +454,29 @@ static void link_connect(struct link *link)
 
 /* Deadlines. */
 
+/* For the oldest command that waits. */
+static int64_t link_time_left_ms(const struct link *link)
+{
+    return link->queue[link->first].deadline_ms - clock_monotonic_ms();
+}
+
+static bool link_is_readable(const struct link *link)
+{
+    struct pollfd fd = {.fd = link->context->fd, .events = POLLIN};
+
+    return poll(&fd, 1, 0) == 1;
+}
+
+/* The loop may have been with others for so long that the timer comes before what Redis answered
+ * long ago: a storm of handshakes must not look like an outage. So what has arrived is read first. */
 static void link_check_deadline(struct link *link)
 {
-    if (link->n_waiting == 0)
+    while (link->state == LINK_STATE_UP && link->n_waiting > 0 && link_time_left_ms(link) <= 0 &&
+           link_is_readable(link))
+        on_readable(link->context->fd, EV_READ, link);
+    if (link->state != LINK_STATE_UP || link->n_waiting == 0)
         return;
-    int64_t left = link->queue[link->first].deadline_ms - clock_monotonic_ms();
+    int64_t left = link_time_left_ms(link);
     if (left > 0)
         link_arm(link, left);
     else
@@ -539,10 +575,12 @@ bool link_send(struct link *link, const struct link_command *command)
     link->queue[(link->first + link->n_waiting) % LINK_QUEUE_MAX] = (struct waiting){
         .on_reply = command->on_reply,
         .arg = command->arg,
+        .timeout_ms = command->timeout_ms,
         .deadline_ms = clock_monotonic_ms() + command->timeout_ms,
         .n_replies = command->n_replies,
     };
     link->n_waiting++;
+    link->n_unsent++;
     if (!event_pending(link->timer, EV_TIMEOUT, NULL))
         link_arm(link, command->timeout_ms);
     event_active(link->flush_event, EV_WRITE, 0);

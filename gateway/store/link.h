@@ -72,7 +72,8 @@ uint64_t link_reconnects(const struct link *link);
 /* Sends RESP text, given in pieces that are copied: one command, or several that belong together,
  * such as a script and the WAIT behind it. False, and no callback, when the link is not up or has
  * its hands full. When the answers to the oldest are overdue, the link is broken, and with it all
- * that are open. */
+ * that are open. The time counts from when the text has gone out, and what has arrived when it ends
+ * is in time: a loop that is busy with others is not Redis' fault. */
 struct link_command {
     struct str pieces[4];
     unsigned n_replies; /* how many commands the text holds; each is answered by a callback */
