@@ -207,6 +207,16 @@ static void raise_descriptor_limit(const struct config *config)
                   LOG_INT("max_connections", config->max_connections));
 }
 
+/* Who may use it, when we may not. */
+static void say_owner(const char *path, const struct stat *found, char *error, size_t error_size)
+{
+    (void)snprintf(error, error_size,
+                   "cannot use state_dir %s: %s: it belongs to uid %u with mode %04o, and this is "
+                   "uid %u: chown it",
+                   path, strerror(EACCES), (unsigned)found->st_uid,
+                   (unsigned)found->st_mode & 07777, (unsigned)geteuid());
+}
+
 /* The operator's socket lives there, and the embedded store. */
 static bool make_state_dir(const struct config *config, char *error, size_t error_size)
 {
@@ -220,12 +230,11 @@ static bool make_state_dir(const struct config *config, char *error, size_t erro
     if (access(config->state_dir, R_OK | W_OK | X_OK) == 0)
         return true;
     int why = errno;
-    if (stat(config->state_dir, &found) == 0)
-        (void)snprintf(error, error_size,
-                       "cannot use state_dir %s: %s: it belongs to uid %u with mode %04o, and this "
-                       "is uid %u: chown it",
-                       config->state_dir, strerror(why), (unsigned)found.st_uid,
-                       (unsigned)found.st_mode & 07777, (unsigned)geteuid());
+    bool is_found = stat(config->state_dir, &found) == 0;
+    if (is_found && !S_ISDIR(found.st_mode))
+        why = ENOTDIR;
+    if (is_found && why == EACCES)
+        say_owner(config->state_dir, &found, error, error_size);
     else
         (void)snprintf(error, error_size, "cannot use state_dir %s: %s", config->state_dir,
                        strerror(why));
