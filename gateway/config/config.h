@@ -157,6 +157,7 @@ struct config {
     size_t workers; /* 0 in the file: one a core; here the number */
     const char *state_dir;
     int64_t drain_timeout_ms; /* SIGTERM: how long exchanges in flight may go on */
+    int64_t resolve_every_ms; /* names of backends' servers */
     size_t max_connections;   /* of devices and operators, in the whole process */
 
     struct {

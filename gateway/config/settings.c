@@ -461,6 +461,8 @@ static const struct setting root_rows[] = {
      .help = "the folder of the daemon's own data"},
     {DURATION("drain_timeout", drain_timeout_ms, "30s", 0, HOUR),
      .help = "how long exchanges may go on when the daemon stops"},
+    {DURATION("resolve_every", resolve_every_ms, "30s", 100, DAY),
+     .help = "how often the names of backends' servers are looked up again"},
     {COUNT("max_connections", max_connections, "100000", 1, 10000000),
      .help = "how many connections of clients there may be"},
     {MAP("log", log_rows), .help = "what is logged"},

@@ -16,6 +16,7 @@
 #include "gateway/base/log.h"
 #include "gateway/base/mem.h"
 #include "gateway/daemon/notify.h"
+#include "gateway/daemon/resolver.h"
 #include "gateway/daemon/worker.h"
 #include "gateway/operator/metrics.h"
 #include "gateway/operator/process_metrics.h"
@@ -34,6 +35,8 @@ struct daemon {
     const struct config *config; /* ref; the newest */
     struct event_base *base;     /* owned */
     struct embedded *embedded;   /* owned; NULL with a Redis of the operator's */
+    struct snapshot *snapshot;   /* ref; in force */
+    struct resolver *resolver;   /* owned */
     struct worker_group *group;  /* owned */
     struct event *signals[3];    /* owned: TERM, INT, HUP */
     struct event *watch;         /* owned */
@@ -80,6 +83,17 @@ static void log_reload_refused(const char *line, void *arg)
     log_write(LOG_ERROR, "reload refused", LOG_STR("error", line));
 }
 
+/* Takes over the reference. */
+static void daemon_put_in_force(struct snapshot *snapshot, void *arg)
+{
+    struct daemon *daemon = arg;
+
+    if (!daemon->draining)
+        worker_group_reload(daemon->group, snapshot);
+    snapshot_unref(&daemon->snapshot);
+    daemon->snapshot = snapshot;
+}
+
 /* All of it, or false and nothing. */
 static bool daemon_reload(struct daemon *daemon)
 {
@@ -91,13 +105,15 @@ static bool daemon_reload(struct daemon *daemon)
     const char *obstacle = config_reload_obstacle(daemon->config, config);
     struct snapshot *snapshot =
         obstacle == NULL ? snapshot_new(config, error, sizeof(error)) : NULL;
+    if (snapshot != NULL && !snapshot_resolve(snapshot, daemon->snapshot, error, sizeof(error)))
+        snapshot_unref(&snapshot);
     if (snapshot == NULL) {
         log_reload_refused(obstacle != NULL ? obstacle : error, NULL);
         config_unref(&config);
         return false;
     }
-    worker_group_reload(daemon->group, snapshot);
-    snapshot_unref(&snapshot);
+    resolver_follow(daemon->resolver, snapshot);
+    daemon_put_in_force(snapshot, daemon);
     log_set_level(config->log.level);
     config_unref(&daemon->config);
     daemon->config = config;
@@ -268,10 +284,10 @@ static bool daemon_start_workers(struct daemon *daemon, char *error, size_t erro
     const char *socket = daemon->embedded != NULL ? embedded_socket(daemon->embedded) : NULL;
     struct snapshot *snapshot = snapshot_new(daemon->config, error, error_size);
 
-    if (snapshot == NULL)
+    daemon->snapshot = snapshot;
+    if (snapshot == NULL || !snapshot_resolve(snapshot, NULL, error, error_size))
         return false;
     daemon->group = worker_group_new(snapshot, socket, &daemon->inherited, error, error_size);
-    snapshot_unref(&snapshot);
     if (daemon->group == NULL)
         return false;
     stat_set(&daemon->group->daemon.loaded_wall_ms, (uint64_t)clock_wall_ms());
@@ -306,6 +322,7 @@ static void daemon_start_threads(struct daemon *daemon)
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_BLOCK, &all, &before);
     worker_group_start(daemon->group);
+    daemon->resolver = resolver_start(daemon->base, daemon->snapshot, daemon_put_in_force, daemon);
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
@@ -319,6 +336,8 @@ static void daemon_free(struct daemon *daemon)
         event_free(daemon->watch);
     if (daemon->count != NULL)
         event_free(daemon->count);
+    resolver_stop(&daemon->resolver);
+    snapshot_unref(&daemon->snapshot);
     worker_group_free(&daemon->group);
     inherited_close(&daemon->inherited);
     embedded_stop(&daemon->embedded);

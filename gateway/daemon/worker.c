@@ -48,6 +48,7 @@ static struct generation *generation_new(struct worker *worker, struct snapshot 
             .config = config,
             .backend = &config->backends[i],
             .tls = snapshot->tls_clients[i],
+            .resolved = snapshot->resolved[i],
             .counts = worker->group->upstream_counts,
             .worker = worker->index,
             .scratch = worker->scratch,

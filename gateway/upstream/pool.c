@@ -292,6 +292,7 @@ struct upstream_pool *upstream_pool_new(const struct upstream_pool_params *param
     pool->row = upstream_counts_backend(params->counts, params->worker, params->backend->name);
     stat_add(&pool->row->pools, 1);
     servers_init(&pool->servers, &(struct servers_params){.backend = params->backend,
+                                                          .resolved = params->resolved,
                                                           .counts = params->counts,
                                                           .worker = params->worker});
     event_assign(&pool->expiry, params->base, -1, 0, pool_on_expiry, pool);

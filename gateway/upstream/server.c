@@ -3,23 +3,13 @@
 
 #include <assert.h>
 #include <netdb.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/un.h>
 
 #include "gateway/base/encode.h"
 #include "gateway/base/log.h"
 #include "gateway/base/mem.h"
 
 /* --- the list --------------------------------------------------------------------------------- */
-
-static void servers_warn(const struct servers *servers, const struct config_address *address,
-                         const char *error)
-{
-    log_write(LOG_WARNING, "a server of the backend is left out",
-              LOG_STR("backend", servers->backend->name), LOG_STR("server", address->host),
-              LOG_STR("error", error));
-}
 
 /* As the configuration spells it: what metrics call all addresses of a name. */
 static char *server_spelling(const struct config_address *address)
@@ -41,89 +31,36 @@ static char *server_name_inet(const struct sockaddr *address, socklen_t address_
     return mem_printf(address->sa_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
 }
 
-/* Takes over `name`. */
-static void servers_add(struct servers *servers, const struct config_address *configured,
-                        const struct sockaddr *address, socklen_t address_len, char *name,
-                        struct server_row *row)
+static void servers_add(struct servers *servers, const struct servers_params *params,
+                        const struct resolved_address *address)
 {
+    const struct config_backend *backend = params->backend;
+    const struct config_address *configured = &backend->servers[address->server];
+    CLEANUP(mem_free_at) char *spelling = server_spelling(configured);
     struct server *server = mem_new(struct server);
 
-    assert(servers->n < SERVERS_MAX && address_len <= sizeof(server->address));
-    memcpy(&server->address, address, address_len);
-    server->address_len = address_len;
-    server->name = name;
-    server->row = row;
-    server->tls_name = servers->backend->tls.server_name;
-    if (server->tls_name == NULL)
-        server->tls_name = configured->host;
+    server->address = address->address;
+    server->address_len = address->len;
+    server->name = configured->type == CONFIG_ADDRESS_UNIX
+                       ? mem_strdup(spelling)
+                       : server_name_inet((const struct sockaddr *)&address->address, address->len);
+    server->row = upstream_counts_server(params->counts, params->worker, backend->name, spelling);
+    server->tls_name =
+        backend->tls.server_name != NULL ? backend->tls.server_name : configured->host;
     server->was_fit = true;
-    stat_add(&row->addresses, 1);
-    stat_add(&row->fit, 1);
+    stat_add(&server->row->addresses, 1);
+    stat_add(&server->row->fit, 1);
     server->slot = servers->n;
     servers->all[servers->n++] = server;
 }
 
-static void servers_add_unix(struct servers *servers, const struct config_address *address,
-                             struct server_row *row)
-{
-    struct sockaddr_un un = {.sun_family = AF_UNIX};
-
-    if (!str_copy(un.sun_path, sizeof(un.sun_path), str_c(address->host)))
-        servers_warn(servers, address, "the path is too long for a Unix socket");
-    else
-        servers_add(servers, address, (const struct sockaddr *)&un, sizeof(un),
-                    mem_printf("unix:%s", address->host), row);
-}
-
-/* A numeric address must not wait for a resolver; so that is what is tried first. */
-static int servers_look_up(const struct config_address *address, struct addrinfo **out_found)
-{
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
-                             .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
-    char port[8];
-
-    (void)snprintf(port, sizeof(port), "%u", (unsigned)address->port);
-    int error = getaddrinfo(address->host, port, &hints, out_found);
-    if (error != EAI_NONAME)
-        return error;
-    hints.ai_flags = AI_NUMERICSERV;
-    return getaddrinfo(address->host, port, &hints, out_found);
-}
-
-static void servers_add_inet(struct servers *servers, const struct config_address *address,
-                             struct server_row *row)
-{
-    struct addrinfo *found = NULL;
-    int error = servers_look_up(address, &found);
-
-    if (error != 0) {
-        servers_warn(servers, address, gai_strerror(error));
-        return;
-    }
-    for (const struct addrinfo *each = found; each != NULL && servers->n < SERVERS_MAX;
-         each = each->ai_next)
-        servers_add(servers, address, each->ai_addr, each->ai_addrlen,
-                    server_name_inet(each->ai_addr, each->ai_addrlen), row);
-    freeaddrinfo(found);
-}
-
 void servers_init(struct servers *servers, const struct servers_params *params)
 {
-    const struct config_backend *backend = params->backend;
+    const struct resolved *resolved = params->resolved;
 
-    *servers = (struct servers){.backend = backend};
-    for (size_t i = 0; i < backend->n_servers; i++) {
-        const struct config_address *address = &backend->servers[i];
-        CLEANUP(mem_free_at) char *spelling = server_spelling(address);
-        struct server_row *row =
-            upstream_counts_server(params->counts, params->worker, backend->name, spelling);
-        if (servers->n == SERVERS_MAX)
-            servers_warn(servers, address, "the backend has too many servers");
-        else if (address->type == CONFIG_ADDRESS_UNIX)
-            servers_add_unix(servers, address, row);
-        else
-            servers_add_inet(servers, address, row);
-    }
+    *servers = (struct servers){.backend = params->backend};
+    for (size_t i = 0; i < resolved->n; i++)
+        servers_add(servers, params, &resolved->all[i]);
     /* Several workers should not all begin with the same server. */
     servers->turn = random_below((uint32_t)servers->n);
 }

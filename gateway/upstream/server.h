@@ -28,9 +28,7 @@
 #include "gateway/config/config.h"
 #include "gateway/tls/client.h"
 #include "gateway/upstream/counts.h"
-
-/* Also the number of bits in a set of servers. */
-enum { SERVERS_MAX = 64 };
+#include "gateway/upstream/resolved.h"
 
 /* What a server did wrong, the more innocent first; ejection.on names the last one that counts. */
 enum server_fault {
@@ -72,12 +70,11 @@ struct servers {
 
 struct servers_params {
     const struct config_backend *backend;
+    const struct resolved *resolved; /* of that backend; may be empty */
     struct upstream_counts *counts;
     size_t worker;
 };
 
-/* Names are looked up, which blocks as long as the resolver does: call it at the start and on
- * reloads only. What cannot be resolved is left out and logged, so the list may be empty. */
 void servers_init(struct servers *servers, const struct servers_params *params);
 /* Takes over what `before` knows of the servers that both have. */
 void servers_inherit(struct servers *servers, const struct servers *before);

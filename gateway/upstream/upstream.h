@@ -37,15 +37,17 @@
 struct upstream_pool;
 struct upstream;
 struct tls_client;      /* gateway/tls/client.h */
+struct resolved;        /* resolved.h */
 struct upstream_counts; /* counts.h */
 
-/* `config`, `base`, `tls` and `counts` are borrowed and outlive the pool. `worker` is the row in `counts`. `scratch` is memory of the worker (shared
+/* `config`, `base`, `tls`, `resolved` and `counts` are borrowed and outlive the pool. `worker` is the row in `counts`. `scratch` is memory of the worker (shared
  * by everything that runs in one turn of its loop) for reads. */
 struct upstream_pool_params {
     struct event_base *base;
     const struct config *config;
     const struct config_backend *backend;
-    struct tls_client *tls; /* NULL: plain connections */
+    struct tls_client *tls;          /* NULL: plain connections */
+    const struct resolved *resolved; /* where the servers are */
     struct upstream_counts *counts;
     size_t worker;
     char *scratch;

@@ -16,11 +16,14 @@ struct fleet {
     struct config_backend backend;
     struct config_address addresses[N];
     struct upstream_counts *counts;
+    struct resolved *resolved;
     struct servers servers;
 };
 
 static void fleet_init(struct fleet *fleet)
 {
+    char error[200];
+
     *fleet = (struct fleet){
         .backend = {.name = "api",
                     .servers = fleet->addresses,
@@ -36,8 +39,12 @@ static void fleet_init(struct fleet *fleet)
         .counts = upstream_counts_new(1),
     };
     fleet->backend.servers = fleet->addresses;
-    servers_init(&fleet->servers,
-                 &(struct servers_params){.backend = &fleet->backend, .counts = fleet->counts});
+    fleet->resolved = resolved_new(&fleet->backend, &(struct resolved_before){.n = 0},
+                                   RESOLVED_TRUST, error, sizeof(error));
+    assert_non_null(fleet->resolved);
+    servers_init(&fleet->servers, &(struct servers_params){.backend = &fleet->backend,
+                                                           .resolved = fleet->resolved,
+                                                           .counts = fleet->counts});
     assert_int_equal(fleet->servers.n, N);
     fleet->servers.turn = 0;
 }
@@ -46,6 +53,7 @@ static void fleet_deinit(struct fleet *fleet)
 {
     servers_deinit(&fleet->servers);
     upstream_counts_free(&fleet->counts);
+    resolved_unref(&fleet->resolved);
 }
 
 static struct server *at(struct fleet *fleet, size_t i)

@@ -111,10 +111,17 @@ void world_add_refusing(struct world *world)
 
 void world_open(struct world *world)
 {
+    char error[200];
+
+    resolved_unref(&world->resolved);
+    world->resolved = resolved_new(&world->backend, &(struct resolved_before){.n = 0},
+                                   RESOLVED_TRUST, error, sizeof(error));
+    assert_non_null(world->resolved);
     world->pool = upstream_pool_new(&(struct upstream_pool_params){
         .base = world->base,
         .config = &world->config,
         .backend = &world->backend,
+        .resolved = world->resolved,
         .counts = world->counts,
         .scratch = world->scratch,
         .scratch_size = sizeof(world->scratch),
@@ -125,6 +132,7 @@ void world_free(struct world *world)
 {
     upstream_pool_unref(&world->pool);
     upstream_counts_free(&world->counts);
+    resolved_unref(&world->resolved);
     for (size_t i = 0; i < BACKENDS_MAX; i++)
         fake_backend_free(&world->fakes[i]);
     event_base_free(world->base);

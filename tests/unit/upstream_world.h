@@ -9,6 +9,7 @@
 
 #include "fake_backend.h"
 #include "gateway/upstream/counts.h"
+#include "gateway/upstream/resolved.h"
 #include "gateway/upstream/upstream.h"
 
 #define GET          "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -33,6 +34,7 @@ struct world {
     struct config_address servers[BACKENDS_MAX];
     struct fake_backend *fakes[BACKENDS_MAX];
     struct upstream_counts *counts;
+    struct resolved *resolved;
     struct upstream_pool *pool;
     char scratch[32 * 1024];
 };
