@@ -331,7 +331,8 @@ def test_an_idempotent_request_goes_to_another_server(
     for _ in range(2):
         assert device.request("PUT", "/", body=b"again").status == 200
     assert all(bytes(r.body) == b"again" for r in backend.of("/") + second.of("/"))
-    assert gateway.operator.metrics()['dgw_backend_retries_total{backend="api"}'] == 1
+    retries = gateway.operator.metrics()['dgw_backend_retries_total{backend="api"}']
+    assert retries == len(backend.of("/")) >= 1
     assert device.get("/break").status == 502
     assert len(backend.of("/break")) + len(second.of("/break")) == 2
 
