@@ -14,12 +14,14 @@ static void decide_admission(const struct store_view *view, struct decision *out
         .now_ms = view->now_ms,
     };
 
-    if (admission->handshake == admission->credentials->handshake) {
+    if (admission->handshake == admission->credentials->handshake &&
+        admission->issuer == admission->credentials->issuer) {
         admission_decide(&input, out);
         return;
     }
     struct credentials credentials = *admission->credentials;
     credentials.handshake = admission->handshake;
+    credentials.issuer = admission->issuer;
     input.credentials = &credentials;
     admission_decide(&input, out);
 }
@@ -78,6 +80,8 @@ void audit_decision(const struct decision *decision, const char *device, const c
               LOG_STR("device", device), LOG_STR("old_key", event->old_key.id.hex),
               LOG_STR("new_key", event->new_key.id.hex), LOG_STR("rotation", event->rotation_id),
               LOG_STR("denied", change->n_deny > 0 ? change->deny[0].id : ""),
+              LOG_STR("group", event->type == EVENT_DEVICE_GROUP_CHANGED ? event->group : ""),
+              LOG_STR("old_group", event->old_group),
               LOG_STR("allowed", change->n_allow > 0 ? change->allow[0].id : ""),
               LOG_STR("why", event->reason), LOG_STR("origin", event->origin),
               LOG_STR("peer", peer));

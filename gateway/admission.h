@@ -9,11 +9,14 @@
 
 /* Embedded in the connection, which fills in the first part before admission_start(). */
 struct admission {
-    const struct credentials *credentials;     /* borrowed from the stream */
-    const struct admission_settings *settings; /* borrowed from the connection's snapshot */
-    enum handshake handshake;                  /* RESUMED when a live connection is decided again */
-    const char *peer;                          /* address, for the audit line; borrowed */
-    transition_done_fn *done;                  /* as in transition.h */
+    const struct credentials *credentials; /* borrowed from the stream */
+    /* Borrowed from the newest snapshot. This and `issuer` are read when the record has been: a
+     * reload may change them while admission runs. */
+    const struct admission_settings *settings;
+    enum handshake handshake; /* RESUMED when a live connection is decided again */
+    enum issuer_state issuer; /* by the newest snapshot */
+    const char *peer;         /* address, for the audit line; borrowed */
+    transition_done_fn *done; /* as in transition.h */
     void *arg;
 
     struct transition *transition; /* owned; NULL: not running */

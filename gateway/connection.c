@@ -328,6 +328,7 @@ void connection_renew_generation(struct connection *conn)
     }
     generation_unref(&conn->env.generation);
     conn->env.generation = generation_ref(newest);
+    connection_adopt_rules(conn);
 }
 
 static void connection_begin_exchange(struct connection *conn)
@@ -335,6 +336,7 @@ static void connection_begin_exchange(struct connection *conn)
     conn->head_waits = false;
     conn->requests++;
     connection_start_pace(conn);
+    connection_keep_standing(conn);
     if (conn->refusal != REASON_OK)
         conn->exchange =
             exchange_new_refusal(&conn->env, http_parser_head(conn->parser), conn->refusal, NULL);

@@ -31,11 +31,71 @@ static void connection_observe_ages(struct connection *conn, const struct store_
     histogram_observe(&stats->certificate_left, (expires_ms - view->now_ms) / 1000);
 }
 
+/* As of store_ms on the store's clock. */
+static struct standing connection_judge(struct connection *conn, int64_t store_ms)
+{
+    const struct enforcement_rules *rules = &conn->admission.settings->rules;
+    struct standing standing =
+        enforcement_judge(enforcement_of(rules, conn->group), &conn->facts, store_ms);
+
+    standing_format(&standing, conn->peer.rotation);
+    conn->stands_until_ms =
+        standing.until_ms == INT64_MAX
+            ? INT64_MAX
+            : time_after_ms(conn->peer.decided_ms,
+                            time_between_ms(conn->peer.decided_store_ms, standing.until_ms));
+    return standing;
+}
+
+/* The verdict is the decision's: here it is what will become of it, and what the device is told. */
+static void connection_begin_standing(struct connection *conn, const struct device_record *record)
+{
+    conn->peer.rotation[0] = '\0';
+    conn->stands_until_ms = INT64_MAX;
+    if (!admission_facts(record, conn->admission.credentials, &conn->facts))
+        return;
+    memcpy(conn->group, record->group, sizeof(conn->group));
+    struct standing standing = connection_judge(conn, conn->peer.decided_store_ms);
+    stat_add(&conn->worker->stats->standings[standing.age.state][standing.action], 1);
+}
+
+void connection_adopt_rules(struct connection *conn)
+{
+    struct admission *admission = &conn->admission;
+
+    if (admission->credentials == NULL)
+        return;
+    admission->settings = &connection_config(conn)->rotation.admission;
+    admission->issuer = tls_server_issuer_state(snapshot_tls_server(conn->env.generation->snapshot,
+                                                                    conn->env.listener->name),
+                                                conn->peer.certificate);
+    conn->stands_until_ms = 0;
+}
+
+void connection_keep_standing(struct connection *conn)
+{
+    int64_t now_ms = clock_monotonic_ms();
+
+    if (!conn->peer.admitted || conn->refusal != REASON_OK || now_ms < conn->stands_until_ms)
+        return;
+    struct standing standing =
+        connection_judge(conn, conn->peer.decided_store_ms + (now_ms - conn->peer.decided_ms));
+    conn->peer.quarantined = standing.verdict == VERDICT_QUARANTINE;
+    conn->peer.verdict = standing.reason;
+    if (standing.verdict != VERDICT_REFUSE)
+        return;
+    conn->peer.admitted = false;
+    conn->refusal = standing.reason;
+    stream_forget_session(conn->stream);
+    stat_add(&conn->worker->stats->admissions[standing.reason], 1);
+}
+
 static void connection_take_decision(struct connection *conn, const struct store_view *view,
                                      const struct decision *decision)
 {
     bool passes = decision->verdict == VERDICT_PASS || decision->verdict == VERDICT_QUARANTINE;
     bool changed = decision->commits && decision->change.writes_record;
+    const struct device_record *record = changed ? &decision->change.next : &view->record;
 
     /* Whatever was decided is in the record; a device that has too many connections only gets none
      * more. */
@@ -44,11 +104,12 @@ static void connection_take_decision(struct connection *conn, const struct store
     conn->peer.admitted = passes && !full;
     conn->peer.quarantined = decision->verdict == VERDICT_QUARANTINE;
     conn->peer.verdict = decision->reason;
-    conn->peer.generation = changed ? decision->change.next.generation : view->record.generation;
+    conn->peer.generation = record->generation;
     conn->peer.decided_store_ms = view->now_ms;
     conn->peer.decided_ms = clock_monotonic_ms();
     conn->refusal = conn->peer.admitted ? REASON_OK : reason;
     conn->distrusted = conn->retired = false;
+    connection_begin_standing(conn, record);
     if (conn->peer.admitted) {
         connection_observe_ages(conn, view, changed ? &decision->change.next : &view->record);
         stream_allow_resumption(conn->stream);
@@ -107,7 +168,6 @@ void connection_readmit(struct connection *conn)
 {
     conn->head_waits = true;
     conn->admission.handshake = HANDSHAKE_RESUMED;
-    conn->admission.settings = &connection_config(conn)->rotation.admission;
     conn->admission_tries = 0;
     connection_set_state(conn, CONNECTION_ADMITTING);
     connection_decide(conn);
@@ -174,12 +234,12 @@ enum step connection_identify(struct connection *conn)
     }
     conn->admission = (struct admission){
         .credentials = &peer->credentials,
-        .settings = &connection_config(conn)->rotation.admission,
         .handshake = peer->credentials.handshake,
         .peer = conn->peer.address,
         .done = on_admission,
         .arg = conn,
     };
+    connection_adopt_rules(conn);
     /* First into the index, then the question: a cut between the two finds us. */
     connection_index_add(conn->worker->index_by_device, &conn->index, peer->credentials.device);
     connection_set_state(conn, CONNECTION_ADMITTING);

@@ -71,6 +71,9 @@ struct connection {
     bool distrusted;     /* decide again before the next request */
     bool cut_meanwhile;  /* a cut came while the decision was being made */
     bool retired;        /* its key was, says the log: a decision may differ, no outage may */
+    struct standing_facts facts; /* what time is judged by; of an admitted device */
+    char group[LABEL_MAX + 1];
+    int64_t stands_until_ms; /* monotonic: judge again from then on; INT64_MAX: never */
     int admission_tries;
     bool last_request; /* no further requests: close when idle */
     bool peer_ended;
@@ -116,7 +119,7 @@ static inline const struct config *connection_config(const struct connection *co
 void connection_run(struct connection *conn);
 /* The only place that assigns the state. */
 void connection_set_state(struct connection *conn, enum connection_state state);
-/* Admission and requests meet the newest snapshot. Not while either is under way. */
+/* Admission and requests meet the newest snapshot. Not while an exchange is under way. */
 void connection_renew_generation(struct connection *conn);
 void connection_count_failed_handshake(struct connection *conn, enum stream_failure why);
 /* Runs once; whatever was going on is cancelled. The memory goes with connections_sweep(). */
@@ -159,5 +162,10 @@ enum step connection_identify(struct connection *conn);
 bool connection_is_trusted(const struct connection *conn);
 /* Asks it. The head that waits is served after the decision. */
 void connection_readmit(struct connection *conn);
+/* The rules that count are the newest snapshot's. */
+void connection_adopt_rules(struct connection *conn);
+/* Time has passed, or other rules count: what a trusted device may do now. Cheap when neither is
+ * so. */
+void connection_keep_standing(struct connection *conn);
 /* The newest snapshot no longer trusts what the connection was verified with. */
 bool connection_is_untrusted(const struct connection *conn, const struct snapshot *newest);

@@ -23,6 +23,10 @@ static void connection_cut(struct connection *conn, const struct store_cut *cut)
         return;
     if (conn->state == CONNECTION_ADMITTING)
         conn->cut_meanwhile = true;
+    if (cut->mode == CUT_DECIDE) {
+        conn->distrusted = true;
+        return;
+    }
     if (!conn->peer.admitted)
         return;
     stat_add(&conn->worker->stats->cuts, 1);
@@ -62,7 +66,7 @@ static void connections_visit(struct worker *worker, struct visit visit)
     const struct store_cut *cut = visit.cut;
     const char *device = cut->kind == DENY_DEVICE ? cut->id : cut->device;
 
-    /* A retired key is its device's own. */
+    /* A retired key is its device's own, and so is what is to be decided again. */
     if (cut->kind == DENY_DEVICE || (cut->mode == CUT_DRAIN && device[0] != '\0')) {
         connection_index_visit(worker->index_by_device, device, on_visit, &visit);
         return;
@@ -100,6 +104,8 @@ void connections_recheck(struct worker *worker, const struct snapshot *snapshot)
         struct connection *conn = list_entry(link, struct connection, link);
         if (connection_is_untrusted(conn, snapshot))
             connection_close(conn, REASON_CUT_UNTRUSTED);
+        else if (conn->state == CONNECTION_ADMITTING)
+            connection_renew_generation(conn);
     }
 }
 

@@ -33,11 +33,12 @@ struct exchange_peer {
     bool admitted;       /* a device that may pass; false without certificate and for operators */
     bool quarantined;    /* admitted, but only to routes open in quarantine */
     enum reason verdict; /* admission's reason */
-    uint64_t generation; /* of the device's record when it was admitted */
-    int64_t decided_store_ms; /* the store's clock when admission read the record, */
-    int64_t decided_ms;       /* and the monotonic one when we had its answer */
-    int64_t opened_ms;        /* monotonic: when the connection was accepted */
-    char address[64];         /* "192.0.2.1", "2001:db8::1", "unix" */
+    char rotation[STANDING_TEXT_SIZE]; /* for responses: the value of Device-Rotation; or empty */
+    uint64_t generation;               /* of the device's record when it was admitted */
+    int64_t decided_store_ms;          /* the store's clock when admission read the record, */
+    int64_t decided_ms;                /* and the monotonic one when we had its answer */
+    int64_t opened_ms;                 /* monotonic: when the connection was accepted */
+    char address[64];                  /* "192.0.2.1", "2001:db8::1", "unix" */
     uint16_t port;
     bool has_uid; /* Unix sockets */
     uint32_t uid;

@@ -38,6 +38,7 @@ static void exchange_put_answer(struct exchange *ex, struct forward_answer *answ
     answer->content_length = body.len;
     answer->close = ex->close_after;
     answer->keep_alive_1_0 = exchange_is_1_0(ex) && !ex->close_after;
+    answer->rotation = ex->env->peer->rotation;
     answer->request_id = ex->request_id;
     ex->status = answer->status;
     if (!forward_answer_head(answer, ex->env->out))

@@ -101,6 +101,7 @@ static struct forward_response exchange_frame_response(struct exchange *ex,
     }
     if (response.framing == HTTP_FRAMING_EOF)
         ex->close_after = true;
+    response.rotation = ex->env->peer->rotation;
     response.close = ex->close_after;
     response.keep_alive_1_0 = exchange_is_1_0(ex) && !ex->close_after;
     return response;

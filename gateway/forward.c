@@ -101,6 +101,11 @@ bool forward_request_head(const struct forward_request *request, struct buf *out
            buf_append(out, "\r\n", 2);
 }
 
+static bool put_rotation(struct buf *out, const char *value)
+{
+    return value == NULL || value[0] == '\0' || put_field(out, "Device-Rotation", str_c(value));
+}
+
 static bool put_connection(struct buf *out, bool close, bool keep_alive_1_0)
 {
     if (close)
@@ -117,6 +122,7 @@ bool forward_response_head(const struct forward_response *response, struct buf *
            put_framing(out, response->framing, response->content_length) &&
            (!response->with_length ||
             put_number(out, "Content-Length", response->content_length)) &&
+           put_rotation(out, response->rotation) &&
            put_connection(out, response->close, response->keep_alive_1_0) &&
            buf_append(out, "\r\n", 2);
 }
@@ -135,6 +141,7 @@ bool forward_answer_head(const struct forward_answer *answer, struct buf *out)
            (answer->retry_after_s == 0 ||
             put_number(out, "Retry-After", (uint64_t)answer->retry_after_s)) &&
            (answer->allow == NULL || put_field(out, "Allow", str_c(answer->allow))) &&
+           put_rotation(out, answer->rotation) &&
            put_connection(out, answer->close, answer->keep_alive_1_0) && buf_append(out, "\r\n", 2);
 }
 

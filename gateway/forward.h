@@ -3,7 +3,7 @@
  * operators.
  *
  * Framing fields and identity fields are always generated here and never copied (DESIGN section 6),
- * so a backend may trust them: Client-Cert (RFC 9440), X-Device-Id, X-Device-Key,
+ * so a backend may trust them, and a device Device-Rotation (policy/enforcement.h): Client-Cert (RFC 9440), X-Device-Id, X-Device-Key,
  * X-Device-Key-Generation, X-Operator-Id, X-Request-Id, traceparent, Forwarded (RFC 7239),
  * X-Forwarded-For, -Proto and -Host. */
 #pragma once
@@ -37,6 +37,7 @@ struct forward_response {
     enum http_framing framing;    /* of the body that will follow; EOF: none is announced */
     bool with_length; /* say content_length although no body follows (HEAD, 304), or when it is 0 */
     uint64_t content_length;
+    const char *rotation; /* value of Device-Rotation; "" or NULL: none */
     bool close;
     bool keep_alive_1_0; /* an HTTP/1.0 client that asked to keep the connection */
 };
@@ -49,8 +50,9 @@ struct forward_answer {
     uint64_t content_length;
     bool close;
     bool keep_alive_1_0;
-    int retry_after_s; /* 0: none */
-    const char *allow; /* NULL: none */
+    int retry_after_s;    /* 0: none */
+    const char *allow;    /* NULL: none */
+    const char *rotation; /* as above */
     const char *request_id;
 };
 bool forward_answer_head(const struct forward_answer *answer, struct buf *out) MUST_CHECK;

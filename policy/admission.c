@@ -91,30 +91,6 @@ static void admission_register(const struct admission_input *input, struct decis
     decision_add_event(out, EVENT_DEVICE_FIRST_SEEN, next, input->now_ms)->new_key = next->current;
 }
 
-/* Row 4, as far as time decides it. The key's age is judged without the certificate: what its end
- * means is settled by grace, and due_before_expiry must not turn that into a refusal. */
-static enum reason admission_judge_times(const struct admission_input *input)
-{
-    const struct admission_settings *settings = input->settings;
-    int64_t expires_ms = input->credentials->certificate_expires_ms;
-    bool expired = admission_certificate_has_expired(input);
-    bool in_grace = settings->expired_grace_ms > 0 &&
-                    input->now_ms < time_after_ms(expires_ms, settings->expired_grace_ms);
-    struct key_age age =
-        key_age_judge(&settings->key_age, input->record->current_since_ms, 0, input->now_ms);
-    bool overdue = age.state == KEY_AGE_OVERDUE;
-
-    if (expired && !in_grace)
-        return REASON_CERTIFICATE_EXPIRED;
-    if (overdue && settings->key_age.action == KEY_AGE_REFUSE)
-        return REASON_KEY_AGE_OVERDUE;
-    if (expired)
-        return REASON_CERTIFICATE_EXPIRED_QUARANTINE;
-    if (overdue && settings->key_age.action == KEY_AGE_QUARANTINE)
-        return REASON_KEY_AGE_QUARANTINE;
-    return REASON_ADMITTED;
-}
-
 /* What an admission under the current key teaches about the device. A commit holds one event: when
  * the rotation is found stalled on a device's first connection, the next one tells the rest. */
 static void admission_learn(const struct admission_input *input, struct decision *out)
@@ -137,18 +113,19 @@ static void admission_learn(const struct admission_input *input, struct decision
 
 static void admission_under_current_key(const struct admission_input *input, struct decision *out)
 {
-    enum reason reason = admission_judge_times(input);
-    bool passes = reason == REASON_ADMITTED;
-    bool quarantined =
-        reason == REASON_CERTIFICATE_EXPIRED_QUARANTINE || reason == REASON_KEY_AGE_QUARANTINE;
+    const struct standing_facts facts = {input->record->current_since_ms,
+                                         input->credentials->certificate_expires_ms};
+    const struct standing standing =
+        enforcement_judge(enforcement_of(&input->settings->rules, input->record->group), &facts,
+                          input->now_ms);
 
-    if (!passes && !quarantined) {
-        decision_set(out, VERDICT_REFUSE, reason);
+    if (standing.verdict == VERDICT_REFUSE) {
+        decision_set(out, VERDICT_REFUSE, standing.reason);
         return;
     }
     rotation_mark_stalled(input->record, input->settings->stalled_after_ms, input->now_ms, out);
-    out->verdict = passes ? VERDICT_PASS : VERDICT_QUARANTINE;
-    out->reason = reason;
+    out->verdict = standing.verdict;
+    out->reason = standing.reason;
     out->confirms =
         input->now_ms < time_after_ms(input->record->current_since_ms, ADMISSION_CONFIRMS_MS);
     admission_learn(input, out);
@@ -193,4 +170,13 @@ void admission_decide(const struct admission_input *input, struct decision *out)
         admission_under_pending_key(input, out);
     else
         admission_under_other_key(input, out);
+}
+
+bool admission_facts(const struct device_record *record, const struct credentials *credentials,
+                     struct standing_facts *out)
+{
+    if (!digest_equal(&credentials->key.id, &record->current.id))
+        return false;
+    *out = (struct standing_facts){record->current_since_ms, credentials->certificate_expires_ms};
+    return true;
 }

@@ -16,12 +16,12 @@
  * An expired certificate registers nothing and promotes nothing. Grace is for row 4 alone: it lets
  * a device renew under a key that counts already, whereas a promotion retires the old key for good,
  * and that should not happen on a certificate which the CA no longer stands behind. The rotation
- * stays pending; the old key, or an operator's accept-key, continues. In row 4 the stricter of two
- * consequences counts: that of the expired certificate, and that of the key's age. */
+ * stays pending; the old key, or an operator's accept-key, continues. What row 4 makes of age and
+ * expiry is the table of policy/enforcement.h. */
 #pragma once
 
 #include "policy/decision.h"
-#include "policy/key_age.h"
+#include "policy/enforcement.h"
 
 enum issuer_state {
     ISSUER_STATE_UNKNOWN, /* not a configured device CA: refused */
@@ -62,10 +62,9 @@ struct deny_flags {
 /* Every limit that is unset (0) means "never". */
 struct admission_settings {
     enum registration registration;
-    int64_t expired_grace_ms;       /* so long an expired certificate may be quarantined instead */
     int64_t stalled_after_ms;       /* a rotation pending for longer is stalled */
     int64_t refused_event_every_ms; /* at most one DEVICE_KEY_REFUSED a device in this time */
-    struct key_age_settings key_age;
+    struct enforcement_rules rules;
 };
 
 struct admission_input {
@@ -91,6 +90,11 @@ enum { ADMISSION_CONFIRMS_MS = 5 * 60 * 1000 };
  * certificate that expires later than any seen before, a rotation found stalled, the first
  * connection of a device that an operator had registered (DEVICE_FIRST_SEEN). */
 void admission_decide(const struct admission_input *input, struct decision *out);
+
+/* On what a device stands whose current key this is, by the record after the decision; false when
+ * it is another key. */
+bool admission_facts(const struct device_record *record, const struct credentials *credentials,
+                     struct standing_facts *out);
 
 /* The reason of table row 1, or OK when nothing is denied. */
 enum reason deny_flags_reason(const struct deny_flags *denied);

@@ -70,6 +70,7 @@ static void decision_init_event(struct device_event *event)
     event->rotation_id[0] = '\0';
     event->generation = 0;
     event->group[0] = '\0';
+    event->old_group[0] = '\0';
     event->why = REASON_OK;
     event->reason[0] = '\0';
     event->origin[0] = '\0';

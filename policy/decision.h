@@ -49,6 +49,7 @@ struct denial {
     X(DEVICE_ROTATION_CANCELLED)                                                                   \
     X(DEVICE_KEY_ACCEPTED)                                                                         \
     X(DEVICE_KEY_REFUSED)                                                                          \
+    X(DEVICE_GROUP_CHANGED)                                                                        \
     X(DEVICE_DENIED)                                                                               \
     X(DEVICE_ALLOWED)
 
@@ -64,8 +65,9 @@ const char *event_wire(enum event_type type);
 /* What an event asks gateways to do with live connections. */
 enum cut_mode {
     CUT_NONE,
-    CUT_NOW,   /* denied: at once, whatever is in flight */
-    CUT_DRAIN, /* retired: no new request; the one in flight may finish within rotation.drain */
+    CUT_NOW,    /* denied: at once, whatever is in flight */
+    CUT_DRAIN,  /* retired: no new request; the one in flight may finish within rotation.drain */
+    CUT_DECIDE, /* nothing ends; the next request is decided again */
 };
 
 /* The two keys, each with id and PEM, or with an empty id where the type has none:
@@ -79,6 +81,7 @@ enum cut_mode {
  *   ROTATION_CANCELLED  was pending                   -
  *   KEY_ACCEPTED        current; none: registered     pending; current when it was registered
  *   KEY_REFUSED         -                             refused
+ *   GROUP_CHANGED       -                             -
  *   DENIED, ALLOWED     -                             -       (cut_kind and cut_id say what) */
 /* Not "struct event": that tag is libevent's. */
 struct device_event {
@@ -90,6 +93,7 @@ struct device_event {
     char rotation_id[ROTATION_ID_MAX + 1]; /* the rotation that it began, ended or met */
     uint64_t generation;                   /* after the change */
     char group[LABEL_MAX + 1];             /* DeviceGroupId of DEVICE_PUBKEY_CHANGE */
+    char old_group[LABEL_MAX + 1];         /* DEVICE_GROUP_CHANGED: from which */
     enum reason why;                       /* DEVICE_KEY_REFUSED: the verdict's reason */
     char reason[TEXT_MAX + 1];             /* an operator's words */
     char origin[TEXT_MAX + 1];

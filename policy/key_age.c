@@ -59,3 +59,18 @@ const char *key_age_wire(enum key_age_state state)
     }
     return "unknown";
 }
+
+const char *key_age_action_wire(enum key_age_action action)
+{
+    switch (action) {
+    case KEY_AGE_OBSERVE:
+        return "observe";
+    case KEY_AGE_WARN:
+        return "warn";
+    case KEY_AGE_QUARANTINE:
+        return "quarantine";
+    case KEY_AGE_REFUSE:
+        return "refuse";
+    }
+    return "unknown";
+}

@@ -16,7 +16,7 @@ enum key_age_state {
 
 enum key_age_action {
     KEY_AGE_OBSERVE,    /* counted, nothing else */
-    KEY_AGE_WARN,       /* response header Device-Rotation: due|overdue; deadline=... */
+    KEY_AGE_WARN,       /* responses carry Device-Rotation (policy/enforcement.h) when not fresh */
     KEY_AGE_QUARANTINE, /* overdue: only rotation routes are open; warns as well */
     KEY_AGE_REFUSE,     /* overdue: refused; warns before */
 };
@@ -24,7 +24,7 @@ enum key_age_action {
 /* An unset limit (0) never takes effect: without due_after_ms a key's age never makes it due,
  * without overdue_after_ms never overdue, and without due_before_expiry_ms the certificate's clock
  * counts for nothing. The action decides what overdue by age means; what an expired certificate
- * means is decided by admission alone. */
+ * means is decided by its grace alone. */
 struct key_age_settings {
     int64_t due_after_ms;         /* key age from which rotation is due */
     int64_t overdue_after_ms;     /* key age from which it is overdue; >= due_after_ms */
@@ -43,3 +43,5 @@ struct key_age key_age_judge(const struct key_age_settings *settings, int64_t ke
 
 /* "fresh", "due", "overdue". */
 const char *key_age_wire(enum key_age_state state);
+/* "observe", "warn", "quarantine", "refuse". */
+const char *key_age_action_wire(enum key_age_action action);

@@ -52,6 +52,9 @@
     X(NO_ROTATION_PENDING, "no-rotation-pending", 409, INFO, "No rotation is pending for this device.") \
     X(KEY_ACCEPTED, "key-accepted", 200, NOTICE, "The key is accepted; the device must prove it on a new connection.") \
     X(KEY_REGISTERED, "key-registered", 200, NOTICE, "The device is registered with this key.") \
+    X(GROUP_CHANGED, "group-changed", 200, NOTICE, "The device is in the group.") \
+    X(GROUP_UNCHANGED, "group-unchanged", 200, INFO, "The device was in the group already; nothing changed.") \
+    X(GROUP_INVALID, "group-invalid", 400, INFO, "A group has at most 64 letters, digits and characters of \" ._-()/:+@=#&,\", and no space at either end.") \
     X(DENIED, "denied", 200, NOTICE, "The deny-list holds the entry.") \
     X(ALLOWED, "allowed", 200, NOTICE, "The deny-list entry is removed.") \
     X(NOT_DENIED, "not-denied", 404, INFO, "The deny-list has no such entry.") \

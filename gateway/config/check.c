@@ -192,12 +192,16 @@ static void check_store_embedded(struct checker *checker)
         check_error(checker, SETTING("store", "tls"), "%s", why);
 }
 
+static bool check_age_is_crossed(const struct enforcement *rule)
+{
+    return rule->key_age.overdue_after_ms > 0 &&
+           rule->key_age.overdue_after_ms < rule->key_age.due_after_ms;
+}
+
 static void check_limits(struct checker *checker)
 {
-    const struct key_age_settings *age = &checker->config->rotation.admission.key_age;
-
-    if (!check_is_faulty(checker, "rotation", CHECK_NO_INDEX) && age->overdue_after_ms > 0 &&
-        age->overdue_after_ms < age->due_after_ms)
+    if (!check_is_faulty(checker, "rotation", CHECK_NO_INDEX) &&
+        check_age_is_crossed(&checker->config->rotation.admission.rules.fleet))
         check_error(checker, SETTING("rotation.key_age", "overdue_after"),
                     "must not be shorter than due_after");
     if (!check_is_faulty(checker, "http", CHECK_NO_INDEX) &&
@@ -322,6 +326,24 @@ static void check_listeners(struct checker *checker)
                     "a listener for devices needs at least one CA that signs their certificates");
 }
 
+/* --- groups ----------------------------------------------------------------------------------- */
+
+static void check_group(struct checker *checker, size_t i)
+{
+    const struct enforcement_group *groups = checker->config->groups;
+
+    if (!check_is_faulty(checker, "rotation", CHECK_NO_INDEX) &&
+        check_age_is_crossed(&groups[i].rule))
+        check_error(checker, (struct check_spot){"groups", i, "key_age"},
+                    "overdue_after must not be shorter than due_after; what the group leaves out "
+                    "is rotation.key_age's");
+    for (size_t k = 0; k < i; k++) {
+        if (groups[k].name != NULL && strcmp(groups[i].name, groups[k].name) == 0)
+            check_error(checker, (struct check_spot){"groups", i, "name"},
+                        "groups[%zu] has the same name", k);
+    }
+}
+
 /* --- device CAs and backends ------------------------------------------------------------------ */
 
 static void check_device_cas(struct checker *checker)
@@ -383,6 +405,10 @@ void check_config(struct checker *checker)
     check_sections(checker);
     check_listeners(checker);
     check_device_cas(checker);
+    for (size_t i = 0; i < checker->config->n_groups; i++) {
+        if (!check_is_faulty(checker, "groups", i))
+            check_group(checker, i);
+    }
     for (size_t i = 0; i < checker->config->n_backends; i++) {
         if (!check_is_faulty(checker, "backends", i))
             check_backend(checker, i);

@@ -197,13 +197,47 @@ static void complete_routes(struct config *config)
     }
 }
 
-static void complete(struct config *config, struct arena *arena)
+/* What the item leaves unset is what `from`'s setting of the same key says. */
+static void inherit(const struct setting *row, const struct node *node, void *base,
+                    const struct setting *from, const struct config *config)
+{
+    const struct setting *same = settings_find(from, str_c(row->key));
+
+    if (same == NULL)
+        return;
+    if (row->type != SETTING_MAP) {
+        if (node == NULL || node->type == NODE_NULL)
+            field_copy(same, config, row, base);
+        return;
+    }
+    for (size_t i = 0; i < row->n_rows; i++)
+        inherit(&row->rows[i], node_find(node, str_c(row->rows[i].key)), base, same, config);
+}
+
+static void complete_groups(struct config *config, const struct node *root)
+{
+    const struct setting *groups = settings_find(&settings_root, STR("groups"));
+    const struct setting *rotation = settings_find(&settings_root, STR("rotation"));
+    const struct node *list = node_find(root, STR("groups"));
+
+    for (size_t i = 0; i < config->n_groups; i++) {
+        const struct node *item = node_at(list, i);
+        for (size_t k = 0; k < groups->n_rows; k++)
+            inherit(&groups->rows[k], node_find(item, str_c(groups->rows[k].key)),
+                    &config->groups[i], rotation, config);
+    }
+    config->rotation.admission.rules.groups = config->groups;
+    config->rotation.admission.rules.n_groups = config->n_groups;
+}
+
+static void complete(struct config *config, const struct node *root, struct arena *arena)
 {
     config->workers = complete_workers(config->workers);
     if (config->operator.socket == NULL)
         config->operator.socket =
             arena_concat(arena, str_c(config->state_dir), STR("/operator.sock"));
     complete_routes(config);
+    complete_groups(config, root);
 }
 
 /* --- the whole -------------------------------------------------------------------------------- */
@@ -235,7 +269,7 @@ static void build_config(struct config_owner *owner, struct report *report, stru
     struct checker checker = {.config = config, .root = root, .report = report};
 
     build_map(&builder, &settings_root, config, &place);
-    complete(config, &owner->arena);
+    complete(config, root, &owner->arena);
     check_config(&checker);
 }
 

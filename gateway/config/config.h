@@ -238,6 +238,8 @@ struct config {
 
     struct config_listener *listeners;
     size_t n_listeners;
+    struct enforcement_group *groups; /* what they leave out is rotation's */
+    size_t n_groups;                  /* both in rotation.admission.rules as well */
     struct config_device_ca *device_cas;
     size_t n_device_cas;
     struct config_backend *backends;

@@ -99,6 +99,13 @@ static void field_format_number(const struct setting *row, uint64_t number,
         (void)snprintf(out, VALUE_TEXT_SIZE, "%" PRIu64, number);
 }
 
+void field_copy(const struct setting *from, const void *from_base, const struct setting *to,
+                void *to_base)
+{
+    assert(from->type == to->type && field_is_number(to));
+    field_set_number(to, to_base, field_number(from, from_base));
+}
+
 /* --- text into fields ------------------------------------------------------------------------- */
 
 static bool PRINTF_LIKE(3, 4)

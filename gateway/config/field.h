@@ -37,6 +37,10 @@ size_t field_count(const struct setting *row, const void *base);
 /* The struct at `index` of a SETTING_LIST. */
 void *field_item(const struct setting *row, const void *base, size_t index);
 
+/* The value of one row's field into another's of the same type: a number, a choice or a flag. */
+void field_copy(const struct setting *from, const void *from_base, const struct setting *to,
+                void *to_base);
+
 /* Writes the value as YAML on one line: "10s", [a, b], null. Neither for SETTING_MAP nor
  * SETTING_LIST. */
 void field_print(const struct setting *row, const void *base, FILE *out);

@@ -204,21 +204,21 @@ static const struct setting store_rows[] = {
 };
 
 static const struct setting key_age_rows[] = {
-    {DURATION("due_after", rotation.admission.key_age.due_after_ms, "0s", 0, 3650 * DAY),
+    {DURATION("due_after", rotation.admission.rules.fleet.key_age.due_after_ms, "0s", 0, 3650 * DAY),
      .help = "the age from which a key should be rotated; 0: never by age"},
-    {DURATION("overdue_after", rotation.admission.key_age.overdue_after_ms, "0s", 0, 3650 * DAY),
+    {DURATION("overdue_after", rotation.admission.rules.fleet.key_age.overdue_after_ms, "0s", 0, 3650 * DAY),
      .help = "the age at which a key is overdue; 0: never by age"},
-    {DURATION("due_before_expiry", rotation.admission.key_age.due_before_expiry_ms,
+    {DURATION("due_before_expiry", rotation.admission.rules.fleet.key_age.due_before_expiry_ms,
      "30d", 0, 3650 * DAY),
      .help = "how long before its certificate's end a key should be rotated; 0: never by expiry"},
-    {CHOICE("action", rotation.admission.key_age.action, key_age_action, "observe"),
+    {CHOICE("action", rotation.admission.rules.fleet.key_age.action, key_age_action, "observe"),
      .help = "what happens to devices with an overdue key"},
 };
 
 static const struct setting rotation_rows[] = {
     {CHOICE("registration", rotation.admission.registration, registration, "open"),
      .help = "whether a device CA's signature registers unknown devices"},
-    {DURATION("expired_grace", rotation.admission.expired_grace_ms, "0s", 0, 3650 * DAY),
+    {DURATION("expired_grace", rotation.admission.rules.fleet.expired_grace_ms, "0s", 0, 3650 * DAY),
      .help = "how long after its expiry a certificate is let into quarantine; 0: never"},
     {DURATION("stalled_after", rotation.admission.stalled_after_ms, "24h", 0, 365 * DAY),
      .help = "when a pending rotation is reported as stalled; 0: never"},
@@ -329,6 +329,29 @@ static const struct setting listener_rows[] = {
      .help = "the key-exchange groups, as OpenSSL writes them"},
     {BOOL("announce_cas", announce_cas, "true"),
      .help = "whether the accepted CAs are named in the handshake"},
+};
+#undef BASE
+
+#define BASE struct enforcement_group
+/* Same keys as in rotation: whatever is unset is inherited from there. */
+static const struct setting group_key_age_rows[] = {
+    {DURATION("due_after", rule.key_age.due_after_ms, NULL, 0, 3650 * DAY),
+     .help = "the age from which a key should be rotated; 0: never by age"},
+    {DURATION("overdue_after", rule.key_age.overdue_after_ms, NULL, 0, 3650 * DAY),
+     .help = "the age at which a key is overdue; 0: never by age"},
+    {DURATION("due_before_expiry", rule.key_age.due_before_expiry_ms, NULL, 0, 3650 * DAY),
+     .help = "how long before its certificate's end a key should be rotated; 0: never by expiry"},
+    {CHOICE("action", rule.key_age.action, key_age_action, NULL),
+     .help = "what happens to devices with an overdue key"},
+};
+
+static const struct setting group_rows[] = {
+    {STRING("name", name), .check = value_check_name, .required = true,
+     .help = "the group that operators put devices into"},
+    {DURATION("expired_grace", rule.expired_grace_ms, NULL, 0, 3650 * DAY),
+     .help = "how long after its expiry a certificate is let into quarantine; 0: never"},
+    {MAP("key_age", group_key_age_rows),
+     .help = "when keys are too old"},
 };
 #undef BASE
 
@@ -474,6 +497,8 @@ static const struct setting root_rows[] = {
     {MAP("operator", operator_rows), .help = "the operators' interface"},
     {LIST("listeners", listeners, n_listeners, config_listener, listener_rows),
      .help = "where clients connect"},
+    {LIST("groups", groups, n_groups, enforcement_group, group_rows),
+     .help = "groups of devices with enforcement of their own"},
     {LIST("device_cas", device_cas, n_device_cas, config_device_ca, device_ca_rows),
      .help = "the CAs that sign devices' certificates"},
     {LIST("backends", backends, n_backends, config_backend, backend_rows),

@@ -11,6 +11,7 @@
 #include "gateway/config/config.h"
 #include "gateway/store/store.h"
 #include "gateway/tls/stream.h"
+#include "policy/key_age.h"
 #include "policy/reason.h"
 
 struct listener_stats {
@@ -26,9 +27,11 @@ struct stats {
     counter handshakes_full;
     counter handshakes_resumed;
     counter handshakes_failed[STREAM_FAILURE_COUNT];
-    counter requests[REASON_COUNT];      /* finished exchanges, by their reason */
-    counter responses[STATUS_CLASSES];   /* the same by status / 100; [0]: no answer was begun */
-    counter admissions[REASON_COUNT];    /* verdicts on connections */
+    counter requests[REASON_COUNT];    /* finished exchanges, by their reason */
+    counter responses[STATUS_CLASSES]; /* the same by status / 100; [0]: no answer was begun */
+    counter admissions[REASON_COUNT];  /* verdicts on connections */
+    /* Decisions on connections under the device's current key, by policy/enforcement.h. */
+    counter standings[KEY_AGE_OVERDUE + 1][KEY_AGE_REFUSE + 1];
     counter closes[REASON_COUNT];        /* ends of connections */
     counter config_writes[REASON_COUNT]; /* what the config lock said */
     counter cuts;                        /* connections that the event log cut or drained */

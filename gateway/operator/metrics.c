@@ -263,6 +263,22 @@ static void page_rotations(struct page *page)
     }
 }
 
+static void page_standings(struct page *page)
+{
+    const char *name = "dgw_rotation_standings_total";
+
+    page_family(page, name, "counter",
+                "Decisions on connections under the device's current key, by its state and the "
+                "action of its group's rule.");
+    for (size_t state = KEY_AGE_FRESH; state <= KEY_AGE_OVERDUE; state++) {
+        for (size_t action = KEY_AGE_OBSERVE; action <= KEY_AGE_REFUSE; action++)
+            (void)fprintf(page->out, "%s{state=\"%s\",action=\"%s\"} %" PRIu64 "\n", name,
+                          key_age_wire((enum key_age_state)state),
+                          key_age_action_wire((enum key_age_action)action),
+                          group_sum(page->group, offsetof(struct stats, standings[state][action])));
+    }
+}
+
 static uint64_t listener_sum(const struct worker_group *group, size_t listener, size_t offset)
 {
     uint64_t sum = 0;
@@ -413,6 +429,7 @@ char *metrics_format(const struct worker_group *group, const struct snapshot *sn
     page_reasons(&page);
     page_responses(&page);
     page_rotations(&page);
+    page_standings(&page);
     page_histograms(&page);
     metrics_print_backends(group->upstream_counts, page.out);
     page_store_latency(&page);

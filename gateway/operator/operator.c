@@ -11,6 +11,7 @@
 #include "gateway/operator/metrics.h"
 #include "gateway/tls/pubkey.h"
 #include "policy/denial.h"
+#include "policy/group.h"
 #include "policy/rotation.h"
 
 enum { EVENTS_DEFAULT = 100, EVENTS_MAX = 1000 };
@@ -23,6 +24,8 @@ struct act {
     char id[LABEL_MAX + 1];
     int64_t until_ms;
     struct pubkey key;
+    bool names_group;
+    char group[LABEL_MAX + 1];
     char reason[TEXT_MAX + 1];
     char origin[32];
 };
@@ -97,6 +100,9 @@ static const char *act_read_body(struct act *act)
     if (!take_string(json, "until", until, sizeof(until)) ||
         (until[0] != '\0' && !parse_until(until, &act->until_ms)))
         return "\"until\" is not a time like 2026-11-22T22:30:00Z.";
+    act->names_group = json_object_get(json, "group") != NULL;
+    if (!take_string(json, "group", act->group, sizeof(act->group)))
+        return "\"group\" is not a string of at most 64 bytes.";
     const json_t *pem = json_object_get(json, "pubkey");
     if (pem != NULL &&
         (!json_is_string(pem) ||
@@ -272,11 +278,34 @@ static bool act_takes_body(struct act *act)
     return wrong == NULL;
 }
 
+static void decide_group(const struct store_view *view, struct decision *out, void *arg)
+{
+    const struct act *act = arg;
+    struct operator_act said = act_said(act, view->now_ms);
+
+    group_assign(&view->record, act->group, &said, out);
+}
+
+static void change_device(struct act *act)
+{
+    if (!act_takes_body(act))
+        return;
+    if (act->names_group)
+        act_start(act, &(struct store_query){.device = act->device}, decide_group);
+    else
+        exchange_refuse(act->exchange, REASON_REQUEST_BODY_INVALID,
+                        "Expected what to change: \"group\".");
+}
+
 static void serve_device(struct exchange *ex, const struct str *names)
 {
     struct act *act = act_on_device(ex, names[0]);
 
-    if (act != NULL)
+    if (act == NULL)
+        return;
+    if (method_is(ex, "PATCH"))
+        change_device(act);
+    else
         show_device(act);
 }
 
@@ -518,7 +547,7 @@ static const struct operator_route operator_routes[] = {
     {"/livez", "GET, HEAD", serve_live},
     {"/readyz", "GET, HEAD", serve_ready},
     {"/metrics", "GET, HEAD", serve_metrics},
-    {"/v1/devices/*", "GET, HEAD", serve_device},
+    {"/v1/devices/*", "GET, HEAD, PATCH", serve_device},
     {"/v1/devices/*/cancel-rotation", "POST", serve_cancel_rotation},
     {"/v1/devices/*/accept-key", "POST", serve_accept_key},
     {"/v1/denied/*/*", "GET, HEAD, PUT, DELETE", serve_denied},

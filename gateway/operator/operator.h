@@ -6,6 +6,7 @@
  *                      metrics_unready(). Answers during a drain too, up to the end.
  *   GET    /metrics
  *   GET    /v1/devices/NAME
+ *   PATCH  /v1/devices/NAME                   {"reason", "group"}: "" is no group
  *   POST   /v1/devices/NAME/cancel-rotation   {"reason"}
  *   POST   /v1/devices/NAME/accept-key        {"reason", "pubkey": PEM}
  *   GET    /v1/denied/KIND/ID                 KIND: key, certificate, device

@@ -75,6 +75,8 @@ const char *cut_mode_wire(enum cut_mode mode)
         return "now";
     case CUT_DRAIN:
         return "drain";
+    case CUT_DECIDE:
+        return "decide";
     case CUT_NONE:
         break;
     }

@@ -46,5 +46,5 @@ bool codec_read_denial(const struct field *fields, size_t n_fields, struct denia
 /* The value of the last field with this name; NULL inside when there is none. */
 struct str codec_find(const struct field *fields, size_t n_fields, const char *name);
 
-/* "now", "drain"; NULL for CUT_NONE. */
+/* "now", "drain", "decide"; NULL for CUT_NONE. */
 const char *cut_mode_wire(enum cut_mode mode);

@@ -75,6 +75,11 @@ static void describe_other(const struct device_event *event, const char *time, j
     put_known(object, "device", event->device);
     put_text(object, "time", time);
     put_known(object, "group", event->group);
+    if (event->type == EVENT_DEVICE_GROUP_CHANGED) {
+        /* Both, also when one is no group. */
+        put_text(object, "group", event->group);
+        put_text(object, "old_group", event->old_group);
+    }
     if (event->generation > 0)
         put(object, "generation", json_integer((json_int_t)event->generation));
     put_known(object, "rotation_id", event->rotation_id);

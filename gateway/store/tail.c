@@ -155,6 +155,19 @@ static bool kind_parse(const char *text, enum deny_kind *out)
     return false;
 }
 
+static bool mode_parse(const char *text, enum cut_mode *out)
+{
+    static const enum cut_mode modes[] = {CUT_NOW, CUT_DRAIN, CUT_DECIDE};
+
+    for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
+        if (strcmp(text, cut_mode_wire(modes[i])) == 0) {
+            *out = modes[i];
+            return true;
+        }
+    }
+    return false;
+}
+
 /* An event that wants a cut which cannot be understood (a newer gateway's) is like one that was
  * missed. */
 static void tail_take_cut(struct tail *tail, const struct field *fields, size_t n)
@@ -166,8 +179,7 @@ static void tail_take_cut(struct tail *tail, const struct field *fields, size_t 
         text_find(fields, n, "cut_kind", kind, sizeof(kind)) &&
         text_find(fields, n, "cut_id", id, sizeof(id)) &&
         text_find(fields, n, "device", device, sizeof(device)) && kind_parse(kind, &cut.kind)) {
-        cut.mode = strcmp(mode, "now") == 0 ? CUT_NOW : CUT_DRAIN;
-        if (cut.mode == CUT_NOW || strcmp(mode, "drain") == 0) {
+        if (mode_parse(mode, &cut.mode)) {
             tail->params.handlers.on_cut(&cut, tail->params.handlers.arg);
             return;
         }

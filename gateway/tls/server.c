@@ -309,3 +309,11 @@ void tls_server_visit_cas(const struct tls_server *server, tls_ca_fn *visit, voi
         visit(ca->name, expires_ms, ca->crl_expires_ms, arg);
     }
 }
+
+enum issuer_state tls_server_issuer_state(const struct tls_server *server,
+                                          const struct stream_peer *peer)
+{
+    const struct trust_ca *ca = trust_find(server->trust, peer->issuer, &peer->issuer_certificate);
+
+    return ca != NULL ? ca->state : ISSUER_STATE_UNKNOWN;
+}

@@ -12,7 +12,7 @@
  *
  * A CRL is checked for those CAs that have one configured. When it has expired, all certificates of
  * that CA are refused until a reload brings a newer one. An expired certificate is refused but
- * within rotation.expired_grace. What exactly is excused of the strict checks stands in trust.h,
+ * within the longest expired_grace of rotation and groups: admission knows whose it is. What exactly is excused of the strict checks stands in trust.h,
  * what makes a name invalid in identity.h. */
 #pragma once
 
@@ -44,6 +44,9 @@ int64_t tls_server_expires_ms(const struct tls_server *server);
  * its certificate and its CRL expire, INT64_MAX for no CRL, or one without end. */
 typedef void tls_ca_fn(const char *name, int64_t expires_ms, int64_t crl_expires_ms, void *arg);
 void tls_server_visit_cas(const struct tls_server *server, tls_ca_fn *visit, void *arg);
+/* The state of the issuer by this server's configuration; UNKNOWN when it has none of it. */
+enum issuer_state tls_server_issuer_state(const struct tls_server *server,
+                                          const struct stream_peer *peer);
 
 /* Once, before the first server is made, and before threads are started. Ignores SIGPIPE in the
  * whole process. */

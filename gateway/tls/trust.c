@@ -19,7 +19,7 @@ struct trust {
     size_t n_cas;
     X509_STORE *store;        /* owned */
     bool direct;              /* devices: only a leaf's own issuer vouches for it */
-    int64_t expired_grace_ms; /* 0: an expired leaf is refused */
+    int64_t expired_grace_ms; /* of any group; 0: an expired leaf is refused */
 };
 
 static void digest_certificate(const X509 *certificate, struct digest *out)
@@ -247,7 +247,7 @@ struct trust *trust_new_devices(const struct config *config, struct sentence err
     }
     struct trust *trust = trust_new(config->n_device_cas);
     trust->direct = true;
-    trust->expired_grace_ms = config->rotation.admission.expired_grace_ms;
+    trust->expired_grace_ms = enforcement_longest_grace_ms(&config->rotation.admission.rules);
     if (!trust_load_devices(trust, config, error))
         trust_free(&trust);
     return trust;

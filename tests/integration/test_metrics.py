@@ -65,7 +65,7 @@ def test_metrics_are_well_formed_and_name_no_device(
         for label in labels
     }
     assert {name for name, _ in labels} == {
-        *("backend", "ca", "class", "command", "listener", "reason", "result", "server", "step"),
+        *("action", "backend", "ca", "class", "command", "listener", "reason", "result", "server", "state", "step"),
         *("version", "worker"),
     }
     assert all(re.fullmatch(r"[a-z0-9.:-]+", text) for _, text in labels)

@@ -360,7 +360,7 @@ def test_unknown_paths_are_not_found(gateway: Gateway, method: str, target: str)
         ("DELETE", "/readyz", "GET, HEAD"),
         ("PUT", "/metrics", "GET, HEAD"),
         ("POST", "/v1/events", "GET, HEAD"),
-        ("DELETE", "/v1/devices/d", "GET, HEAD"),
+        ("DELETE", "/v1/devices/d", "GET, HEAD, PATCH"),
         ("GET", "/v1/devices/d/accept-key", "POST"),
         ("PUT", "/v1/devices/d/cancel-rotation", "POST"),
         ("POST", f"/v1/denied/key/{ID}", "GET, HEAD, PUT, DELETE"),

@@ -20,8 +20,8 @@
 
 const char *cause_name(enum cause_kind kind)
 {
-    static const char *const names[CAUSE_COUNT] = {"admit", "announce", "cancel", "accept",
-                                                   "write", "end",      "deny",   "allow"};
+    static const char *const names[CAUSE_COUNT] = {"admit", "announce", "cancel", "accept", "write",
+                                                   "end",   "deny",     "allow",  "group"};
 
     return names[kind];
 }
@@ -247,7 +247,8 @@ static const char *check_identity(const struct commit *c)
     if (!record_exists(before))
         return NULL;
     MUST(strcmp(before->name, after->name) == 0, "a device changed its name");
-    MUST(strcmp(before->group, after->group) == 0, "a device changed its group");
+    MUST(c->cause->kind == CAUSE_GROUP || strcmp(before->group, after->group) == 0,
+         "a device changed its group by itself");
     if (before->first_seen_ms == 0)
         return NULL;
     MUST(before->first_seen_ms == after->first_seen_ms, "a device was seen first twice");
@@ -283,6 +284,8 @@ static enum event_type event_for(const struct commit *c)
     }
     if (before->stalled != after->stalled)
         return EVENT_DEVICE_ROTATION_STALLED;
+    if (strcmp(before->group, after->group) != 0)
+        return EVENT_DEVICE_GROUP_CHANGED;
     return before->first_seen_ms != after->first_seen_ms ? EVENT_DEVICE_FIRST_SEEN : EVENT_COUNT;
 }
 
@@ -371,6 +374,13 @@ static const char *history_apply(struct history *h, const struct device_event *e
         return history_end_rotation(h, event);
     case EVENT_DEVICE_KEY_ACCEPTED:
         return history_accept(h, event);
+    case EVENT_DEVICE_GROUP_CHANGED:
+        MUST(strcmp(h->group, event->old_group) == 0, "8: a device left another group");
+        MUST(event->cut == CUT_DECIDE && event->cut_kind == DENY_DEVICE &&
+                 strcmp(event->cut_id, event->device) == 0,
+             "its connections go on under the old group's rule");
+        memcpy(h->group, event->group, sizeof(h->group));
+        return NULL;
     case EVENT_DEVICE_KEY_REFUSED:
     case EVENT_DEVICE_DENIED:
     case EVENT_DEVICE_ALLOWED:
@@ -411,6 +421,7 @@ static const char *check_history(const struct commit *c, struct history *h)
     MUST(h->generation == after->generation, "8: the events tell of another generation");
     MUST(h->n_changes == after->generation - 1, "5: changes and promotions are not one to one");
     MUST(strcmp(h->rotation_id, after->rotation_id) == 0, "8: the events tell of another rotation");
+    MUST(strcmp(h->group, after->group) == 0, "8: the events tell of another group");
     MUST(h->stalled == after->stalled, "8: the events tell of another stall");
     MUST(h->first_seen == (after->first_seen_ms != 0), "8: first seen, and no event of it");
     return NULL;

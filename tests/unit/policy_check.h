@@ -17,6 +17,7 @@ enum cause_kind {
     CAUSE_WRITE_END,
     CAUSE_DENY,
     CAUSE_ALLOW,
+    CAUSE_GROUP,
     CAUSE_COUNT
 };
 
@@ -37,6 +38,7 @@ struct cause {
     int64_t lease_ms;
     enum deny_kind deny_kind;
     const char *deny_id;
+    const char *group;
     int64_t decided_ms; /* the time at which the gateway had read the store */
 };
 
@@ -47,6 +49,7 @@ struct history {
     uint64_t n_changes;
     bool first_seen, stalled;
     char rotation_id[ROTATION_ID_MAX + 1];
+    char group[LABEL_MAX + 1];
     int64_t last_ms; /* of the last event that came with a record */
 };
 

@@ -147,6 +147,7 @@ const char *event_difference(const struct device_event *a, const struct device_e
     DIFFER_IF(strcmp(a->rotation_id, b->rotation_id) != 0, "rotation_id");
     DIFFER_IF(a->generation != b->generation, "generation");
     DIFFER_IF(strcmp(a->group, b->group) != 0, "group");
+    DIFFER_IF(strcmp(a->old_group, b->old_group) != 0, "old_group");
     DIFFER_IF(a->why != b->why, "why");
     DIFFER_IF(strcmp(a->reason, b->reason) != 0, "reason");
     DIFFER_IF(strcmp(a->origin, b->origin) != 0, "origin");

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "policy/denial.h"
+#include "policy/group.h"
 #include "policy/rotation.h"
 
 const char *world_count_name(enum world_count count)
@@ -26,6 +27,7 @@ const char *world_count_name(enum world_count count)
         [COUNT_EXPIRED] = "expired",
         [COUNT_NOT_ANNOUNCED] = "keys not announced",
         [COUNT_DENIED] = "denied",
+        [COUNT_GROUPED] = "put into another group",
         [COUNT_LOCKED] = "locked writes",
         [COUNT_STALE_WRITE] = "stale writes",
         [COUNT_LANDED] = "landed writes",
@@ -59,6 +61,7 @@ static enum world_count world_count_of(enum reason reason)
         {REASON_CERTIFICATE_EXPIRED, COUNT_EXPIRED},
         {REASON_KEY_NOT_ANNOUNCED, COUNT_NOT_ANNOUNCED},
         {REASON_KEY_DENIED, COUNT_DENIED},
+        {REASON_GROUP_CHANGED, COUNT_GROUPED},
         {REASON_CONFIG_LOCKED, COUNT_LOCKED},
         {REASON_CONFIG_KEY_STALE, COUNT_STALE_WRITE},
         {REASON_KEY_AGE_QUARANTINE, COUNT_QUARANTINED},
@@ -96,13 +99,19 @@ static void world_choose_settings(struct world *world)
     /* Without KEY_AGE_REFUSE: it locks devices out because it was told to. */
     *settings = (struct admission_settings){
         .registration = world_chance(world, 750) ? REGISTRATION_OPEN : REGISTRATION_CLOSED,
-        .expired_grace_ms = world_chance(world, 500) ? 7 * MAKE_DAY_MS : 0,
+        .rules.fleet.expired_grace_ms = world_chance(world, 500) ? 7 * MAKE_DAY_MS : 0,
         .stalled_after_ms = world_chance(world, 700) ? 60000 : 0,
         .refused_event_every_ms = world_chance(world, 700) ? 60000 : 0,
-        .key_age.action = actions[world_random(world, 3)],
+        .rules.fleet.key_age.action = actions[world_random(world, 3)],
     };
     if (world_chance(world, 500))
-        settings->key_age.overdue_after_ms = 10 * MAKE_DAY_MS;
+        settings->rules.fleet.key_age.overdue_after_ms = 10 * MAKE_DAY_MS;
+    world->group = (struct enforcement_group){
+        .name = "strict",
+        .rule.key_age = {.overdue_after_ms = MAKE_DAY_MS, .action = KEY_AGE_QUARANTINE},
+    };
+    settings->rules.groups = &world->group;
+    settings->rules.n_groups = 1;
 }
 
 void world_reset(struct world *world, uint64_t seed)
@@ -303,6 +312,9 @@ static void world_decide(struct world *world, const struct request *request, str
         break;
     case CAUSE_ALLOW:
         denial_remove(&denial, request->entry_exists, out);
+        break;
+    case CAUSE_GROUP:
+        group_assign(&request->read, cause->group, &act, out);
         break;
     case CAUSE_COUNT:
         assert(false);

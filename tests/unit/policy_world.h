@@ -69,6 +69,7 @@ enum world_count {
     COUNT_EXPIRED,
     COUNT_NOT_ANNOUNCED,
     COUNT_DENIED,
+    COUNT_GROUPED,
     COUNT_LOCKED,
     COUNT_STALE_WRITE,
     COUNT_LANDED,
@@ -97,6 +98,7 @@ struct world {
     uint64_t step;
     int64_t now_ms;
     struct admission_settings settings;
+    struct enforcement_group group; /* the one with a rule of its own */
     struct store store;
     struct history histories[STORE_DEVICES];
     struct request requests[WORLD_REQUESTS];

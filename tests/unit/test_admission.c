@@ -92,12 +92,12 @@ static void scene_build(const struct scene *s, struct stage *out)
     out->credentials.certificate_expires_ms = expires_ms[s->expiry];
     out->settings = (struct admission_settings){
         .registration = s->registration,
-        .expired_grace_ms = s->expiry == EXPIRED_WITHOUT_GRACE ? 0 : HOUR_MS,
+        .rules.fleet.expired_grace_ms = s->expiry == EXPIRED_WITHOUT_GRACE ? 0 : HOUR_MS,
         .stalled_after_ms = 3 * HOUR_MS,
         .refused_event_every_ms = s->logs_refusals ? HOUR_MS : 0,
-        .key_age = age_limits[s->age],
+        .rules.fleet.key_age = age_limits[s->age],
     };
-    out->settings.key_age.action = s->action;
+    out->settings.rules.fleet.key_age.action = s->action;
     out->input = (struct admission_input){
         .record = &out->record,
         .credentials = &out->credentials,
@@ -511,7 +511,7 @@ static void grace_outlives_the_certificates_own_deadline(void **state)
     scene.expiry = IN_GRACE;
     scene.action = KEY_AGE_REFUSE;
     scene_build(&scene, &stage);
-    stage.settings.key_age.due_before_expiry_ms = 30 * MAKE_DAY_MS;
+    stage.settings.rules.fleet.key_age.due_before_expiry_ms = 30 * MAKE_DAY_MS;
     decide(&stage, &decision);
     assert_int_equal(decision.verdict, VERDICT_QUARANTINE);
     assert_int_equal(decision.reason, REASON_CERTIFICATE_EXPIRED_QUARANTINE);
@@ -539,7 +539,7 @@ static void extreme_times_are_decided_safely(void **state)
         scene_build(&scene, &stage);
         stage.input.now_ms = cases[i].now;
         stage.credentials.certificate_expires_ms = cases[i].expires;
-        stage.settings.expired_grace_ms = cases[i].grace;
+        stage.settings.rules.fleet.expired_grace_ms = cases[i].grace;
         decide(&stage, &decision);
         assert_int_equal(decision.reason, cases[i].reason);
     }

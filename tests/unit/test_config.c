@@ -459,6 +459,56 @@ static void every_row_of_the_table_is_complete(void **state)
     assert_rows_are_complete(&settings_root, "");
 }
 
+/* What a group leaves out is looked up in rotation under the same key. */
+static void every_setting_of_a_group_is_one_of_rotation(void **state)
+{
+    const struct setting *groups = settings_find(&settings_root, STR("groups"));
+    const struct setting *rotation = settings_find(&settings_root, STR("rotation"));
+
+    for (size_t i = 0; i < groups->n_rows; i++) {
+        const struct setting *row = &groups->rows[i];
+        const struct setting *same = settings_find(rotation, str_c(row->key));
+        if (row->required)
+            continue;
+        assert_non_null(same);
+        assert_int_equal(row->type, same->type);
+        for (size_t k = 0; k < row->n_rows; k++) {
+            const struct setting *inner = settings_find(same, str_c(row->rows[k].key));
+            assert_non_null(inner);
+            assert_int_equal(row->rows[k].type, inner->type);
+            assert_true(row->rows[k].max == inner->max && row->rows[k].fallback == NULL);
+        }
+    }
+}
+
+static void a_group_inherits_what_it_leaves_out(void **state)
+{
+    const int64_t day = INT64_C(86400000);
+    CONFIG config = parse(MINIMAL "groups:\n"
+                                  "  - name: a\n"
+                                  "    key_age: {action: refuse, overdue_after: ~}\n"
+                                  "  - {name: b, expired_grace: 0s}\n"
+                                  "rotation: {expired_grace: 9d,\n"
+                                  "           key_age: {due_after: 2d, overdue_after: 3d, "
+                                  "due_before_expiry: 1d, action: warn}}\n");
+    const struct enforcement_rules *rules = &config->rotation.admission.rules;
+    const struct enforcement *a = enforcement_of(rules, "a"), *b = enforcement_of(rules, "b");
+
+    assert_int_equal(rules->n_groups, 2);
+    assert_ptr_not_equal(a, &rules->fleet);
+    assert_int_equal(a->key_age.action, KEY_AGE_REFUSE);
+    assert_true(a->expired_grace_ms == 9 * day && a->key_age.due_after_ms == 2 * day &&
+                a->key_age.overdue_after_ms == 3 * day && a->key_age.due_before_expiry_ms == day);
+    assert_int_equal(b->key_age.action, KEY_AGE_WARN);
+    assert_true(b->expired_grace_ms == 0 && b->key_age.overdue_after_ms == 3 * day);
+
+    /* The dump spells it out, and means the same. */
+    CLEANUP(mem_free_at) char *dump = config_dump(config);
+    CONFIG again = parse(dump);
+    const struct enforcement *same = enforcement_of(&again->rotation.admission.rules, "a");
+    assert_memory_equal(same, a, sizeof(*a));
+}
+
 /* --- what the file becomes -------------------------------------------------------------------- */
 
 static void defaults_are_finite_and_sensible(void **state)
@@ -522,10 +572,13 @@ static void settings_arrive_in_their_fields(void **state)
     assert_int_equal(config->store.wait_replicas, 1);
     assert_int_equal(config->store.events_max, 5000);
     assert_int_equal(config->rotation.admission.registration, REGISTRATION_CLOSED);
-    assert_int_equal(config->rotation.admission.expired_grace_ms, INT64_C(90) * 86400000);
-    assert_int_equal(config->rotation.admission.key_age.due_after_ms, INT64_C(300) * 86400000);
-    assert_int_equal(config->rotation.admission.key_age.overdue_after_ms, INT64_C(365) * 86400000);
-    assert_int_equal(config->rotation.admission.key_age.action, KEY_AGE_REFUSE);
+    assert_int_equal(config->rotation.admission.rules.fleet.expired_grace_ms,
+                     INT64_C(90) * 86400000);
+    assert_int_equal(config->rotation.admission.rules.fleet.key_age.due_after_ms,
+                     INT64_C(300) * 86400000);
+    assert_int_equal(config->rotation.admission.rules.fleet.key_age.overdue_after_ms,
+                     INT64_C(365) * 86400000);
+    assert_int_equal(config->rotation.admission.rules.fleet.key_age.action, KEY_AGE_REFUSE);
     assert_int_equal(config->http.buffer, 1 << 20);
     assert_int_equal(config->http.fields_max, 10);
     assert_int_equal(config->http.idle_timeout_ms, 500);
@@ -769,6 +822,14 @@ static void sections_must_fit_together(void **state)
          "g.yaml:3:19: store.sentinel.servers: at least one sentinel is needed"},
         {MINIMAL "store: {cluster: [\"c:1\"], ca_file: c}\n",
          "g.yaml:3:36: store.ca_file: needs `tls: true`"},
+        {MINIMAL "groups: [{name: a}, {name: b}, {name: a}]\n",
+         "g.yaml:3:39: groups[2].name: groups[0] has the same name"},
+        {MINIMAL "groups: [{key_age: {action: warn}}]\n",
+         "g.yaml:3:10: groups[0].name: is missing (the group that operators put devices into)"},
+        {MINIMAL "rotation: {key_age: {due_after: 2d}}\n"
+                 "groups: [{name: a, key_age: {overdue_after: 1d}}]\n",
+         "g.yaml:4:29: groups[0].key_age: overdue_after must not be shorter than due_after; what "
+         "the group leaves out is rotation.key_age's"},
         {MINIMAL "rotation: {key_age: {due_after: 2d, overdue_after: 1d}}\n",
          "g.yaml:3:52: rotation.key_age.overdue_after: must not be shorter than due_after"},
         {MINIMAL "http: {head_max: 128KiB}\n",
@@ -1110,6 +1171,8 @@ int main(void)
         cmocka_unit_test(the_example_mentions_every_setting),
         cmocka_unit_test(every_row_of_the_table_is_complete),
         cmocka_unit_test(defaults_are_finite_and_sensible),
+        cmocka_unit_test(every_setting_of_a_group_is_one_of_rotation),
+        cmocka_unit_test(a_group_inherits_what_it_leaves_out),
         cmocka_unit_test(settings_arrive_in_their_fields),
         cmocka_unit_test(lists_arrive_in_their_fields),
         cmocka_unit_test(relative_paths_start_in_the_folder_of_the_file),

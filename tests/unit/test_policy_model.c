@@ -381,10 +381,11 @@ static void operator_repair(struct model *model, struct device *device)
 
 static void operator_meddle(struct model *model, struct device *device)
 {
+    static const char *const groups[] = {"", "strict", "other"};
     struct world *world = &model->world;
     struct request *request;
 
-    switch (world_random(world, 5)) {
+    switch (world_random(world, 6)) {
     case 0:
         operator_list(model, device, CAUSE_DENY);
         device->is_meddled = true;
@@ -398,6 +399,11 @@ static void operator_meddle(struct model *model, struct device *device)
         request = world_ask(world, device->index, CAUSE_ACCEPT);
         if (request != NULL)
             request->cause.next = model_new_key(model);
+        break;
+    case 3:
+        request = world_ask(world, device->index, CAUSE_GROUP);
+        if (request != NULL)
+            request->cause.group = groups[world_random(world, 3)];
         break;
     default:
         operator_list(model, device, CAUSE_ALLOW);
@@ -582,6 +588,7 @@ static void the_judge_notices_every_broken_promotion(void **state)
     struct history history;
 
     snprintf(begun.rotation_id, sizeof(begun.rotation_id), "%s", record.rotation_id);
+    snprintf(begun.group, sizeof(begun.group), "%s", record.group);
     history = begun;
     make_add_lease(&record, 1, MAKE_NOW_MS + 1);
     admission_decide(&input, &decision);

@@ -81,7 +81,7 @@ static void check_resumption_case(const struct resumption_case *wanted, int vers
 
     setup_init(&setup);
     setup.config.tls.sessions = wanted->sessions;
-    setup.config.rotation.admission.expired_grace_ms = wanted->grace_ms;
+    setup.config.rotation.admission.rules.fleet.expired_grace_ms = wanted->grace_ms;
     if (wanted->between == BETWEEN_LIFETIME)
         setup.config.tls.session_lifetime_ms = 20;
     struct tls_server *server = setup_server(&setup);

@@ -214,7 +214,7 @@ static void check_trust_case(const struct trust_case *expected, int version)
 
     setup_init(&setup);
     setup.listener.client_certificate = expected->mode;
-    setup.config.rotation.admission.expired_grace_ms = expected->grace_ms;
+    setup.config.rotation.admission.rules.fleet.expired_grace_ms = expected->grace_ms;
     struct tls_server *server = setup_server(&setup);
     client_init(&client, version, expected->certificate);
     if (expected->extra != NULL)
