@@ -8,8 +8,11 @@
 static const struct str ROUTE_DEVICE = {"{device}", 8};
 
 struct route_table {
+    const struct config *config; /* borrowed: outlives us */
     size_t n;
     const struct config_route **sorted; /* owned array, borrowed rows; most specific first */
+    size_t n_locked;
+    const struct config_route **locked; /* owned array: those with a lock */
 };
 
 static const char *route_pattern(const struct config_route *route)
@@ -41,10 +44,15 @@ struct route_table *route_table_new(const struct config *config)
 {
     struct route_table *table = mem_new(struct route_table);
 
+    table->config = config;
     table->n = config->n_routes;
     table->sorted = mem_array(table->n, sizeof(*table->sorted));
-    for (size_t i = 0; i < table->n; i++)
+    table->locked = mem_array(table->n, sizeof(*table->locked));
+    for (size_t i = 0; i < table->n; i++) {
         table->sorted[i] = &config->routes[i];
+        if (config->routes[i].lock != CONFIG_LOCK_NONE)
+            table->locked[table->n_locked++] = &config->routes[i];
+    }
     qsort(table->sorted, table->n, sizeof(*table->sorted), route_compare);
     return table;
 }
@@ -54,6 +62,7 @@ void route_table_free(struct route_table **table)
     if (*table == NULL)
         return;
     mem_free((*table)->sorted);
+    mem_free((*table)->locked);
     mem_free(*table);
     *table = NULL;
 }
@@ -121,6 +130,52 @@ static bool route_fits_place(const struct config_route *route, const struct rout
            route_matches_path(route, query->path, out_device);
 }
 
+static enum config_clients route_clients(const struct route_table *table,
+                                         const struct config_route *route)
+{
+    const struct config *config = table->config;
+
+    for (size_t i = 0; route->listener != NULL && i < config->n_listeners; i++) {
+        if (strcmp(config->listeners[i].name, route->listener) == 0)
+            return config->listeners[i].clients;
+    }
+    return strstr(route_pattern(route), ROUTE_DEVICE.p) != NULL ? CONFIG_CLIENTS_OPERATORS
+                                                                : CONFIG_CLIENTS_DEVICES;
+}
+
+static bool route_is_read(struct str method)
+{
+    return str_eq(method, STR("GET")) || str_eq(method, STR("HEAD")) ||
+           str_eq(method, STR("OPTIONS"));
+}
+
+/* A route without a lock that says of the locked place, or of a part of it, that it takes writes. */
+static bool route_means_place(const struct config_route *route, const struct config_route *locked)
+{
+    if (route->n_methods == 0)
+        return false;
+    if (locked->path != NULL)
+        return route->path != NULL && strcmp(route->path, locked->path) == 0;
+    return route->path != NULL || strlen(route->prefix) > strlen(locked->prefix);
+}
+
+/* Would the route carry a write past the lock of another one that has this path? */
+static bool route_evades_lock(const struct route_table *table, const struct config_route *route,
+                              const struct route_query *query)
+{
+    struct str device;
+
+    if (route->lock != CONFIG_LOCK_NONE || route_is_read(query->method))
+        return false;
+    for (size_t i = 0; i < table->n_locked; i++) {
+        const struct config_route *locked = table->locked[i];
+        if (route_clients(table, locked) == query->listener->clients &&
+            route_matches_path(locked, query->path, &device) && !route_means_place(route, locked))
+            return true;
+    }
+    return false;
+}
+
 struct route_match route_find(const struct route_table *table, const struct route_query *query)
 {
     struct route_match match = {0};
@@ -129,7 +184,8 @@ struct route_match route_find(const struct route_table *table, const struct rout
         struct str device = {0};
         if (!route_fits_place(table->sorted[i], query, &device))
             continue;
-        if (route_takes_method(table->sorted[i], query->method)) {
+        if (route_takes_method(table->sorted[i], query->method) &&
+            !route_evades_lock(table, table->sorted[i], query)) {
             match.route = table->sorted[i];
             match.device = device;
             return match;
@@ -168,6 +224,10 @@ void route_allowed_methods(const struct route_table *table, const struct route_q
         if (!route_fits_place(route, query, &device))
             continue;
         for (size_t m = 0; m < route->n_methods; m++) {
+            struct route_query with = *query;
+            with.method = str_c(route->methods[m]);
+            if (route_evades_lock(table, route, &with))
+                continue;
             route_add_method(out, size, route->methods[m]);
             if (strcmp(route->methods[m], "GET") == 0)
                 route_add_method(out, size, "HEAD");

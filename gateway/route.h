@@ -5,7 +5,16 @@
  * before a prefix, a path without {device} before one with it, a longer prefix before a shorter
  * one. A route that lists GET takes HEAD as well. Paths are compared as http_target_parse()
  * normalised them. An exact path takes the same path with a slash behind it too: many backends make
- * no difference, and a lock must not be passed by one. */
+ * no difference, and a lock must not be passed by one.
+ *
+ * A lock holds for its path, whichever way the path is reached. Where a route with `lock` has the
+ * path - whatever methods it lists, whatever host it names, on any listener of the same kind of
+ * clients -, anything but GET, HEAD and OPTIONS is served by that route, or by one that means the
+ * place: it lists the method, and names the very same path, or something narrower than the locked
+ * prefix. A wider route (a shorter prefix, another pattern, one for all methods) that goes to the
+ * same API would carry the same write past the lock; it takes no part there, and when there is
+ * nothing else the answer is 405. What lies below the path of a locked route is another place: lock
+ * a prefix to hold that as well. */
 #pragma once
 
 #include "gateway/base/macros.h"

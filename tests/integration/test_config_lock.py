@@ -278,6 +278,22 @@ def test_a_disguised_operators_write_is_locked_alike(
     assert [r for r in backend.requests if r.method == "PATCH"] == []
 
 
+def test_a_wider_route_carries_no_write_past_the_lock(
+    backend: Backend, device: Device, pending: Identity, operator_api: OperatorApi
+) -> None:
+    """A prefix for everything took whatever the locked route did not list: POST to the same API wrote
+    configuration in the middle of a rotation.
+    """
+    path = f"/devices/{device.name}/config"
+    for client, target in ((device, "/config"), (operator_api(), path)):
+        for method in ("POST", "DELETE"):
+            response = client.request(method, target, [JSON], config_body())
+            assert_refused(response, 405, "method-not-allowed")
+            assert "PATCH" in str(response.header("Allow"))
+        assert client.get(target).status == 200
+    assert {r.method for r in backend.requests} == {"GET"}
+
+
 @pytest.mark.parametrize("spelling", ["patch", "Patch"])
 def test_a_disguised_method_is_no_way_around(
     backend: Backend, device: Device, pending: Identity, spelling: str
@@ -285,8 +301,10 @@ def test_a_disguised_method_is_no_way_around(
     response = device.request(spelling, "/config", body=config_body())
     assert 400 <= response.status <= 501
     headers = [("X-HTTP-Method-Override", "PATCH"), ("X-HTTP-Method", "PATCH")]
-    assert device.post("/config", config_body(), headers).status == 200
-    (passed,) = [r for r in backend.requests if r.path == "/config"]
+    assert_refused(device.post("/config", config_body(), headers), 405, "method-not-allowed")
+    assert [r for r in backend.requests if r.path == "/config"] == []
+    assert device.post("/other", config_body(), headers).status == 200
+    (passed,) = [r for r in backend.requests if r.path == "/other"]
     assert passed.header("X-HTTP-Method-Override") is None
     assert passed.header("X-HTTP-Method") is None
 
@@ -496,7 +514,9 @@ def test_no_write_lands_between_announcement_and_promotion(
     def hammer() -> None:
         with operator_api().connect() as connection:
             while not stop.is_set():
-                assert connection.request("PATCH", path, [JSON], config_body()).status in (201, 423)
+                answer = connection.request("PATCH", path, [JSON], config_body())
+                held = (answer.status, answer.reason) == (503, "config-writes-held")
+                assert held or answer.status in (201, 423)
 
     writers = [threading.Thread(target=hammer, daemon=True) for _ in range(4)]
     for writer in writers:
