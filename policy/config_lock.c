@@ -47,6 +47,11 @@ void config_write_begin(const struct config_write *input, struct decision *out)
         return;
     }
 
+    if (input->record->wanted_until_ms > input->now_ms) {
+        decision_set(out, VERDICT_BUSY, REASON_CONFIG_WRITES_HELD);
+        return;
+    }
+
     decision_set(out, VERDICT_PASS, REASON_WRITE_PASSES);
     struct device_record *next = decision_write_record(out, input->record, input->now_ms);
     size_t i = config_write_find_lease(next, input->token);
@@ -75,6 +80,15 @@ void config_write_end(const struct device_record *record, const char *token, int
     next->n_leases--;
     for (; i < next->n_leases; i++)
         next->leases[i] = next->leases[i + 1];
+}
+
+void config_write_hold(const struct device_record *record, int64_t now_ms, struct decision *out)
+{
+    decision_set(out, VERDICT_BUSY, REASON_CONFIG_WRITES_BUSY);
+    if (record->wanted_until_ms >= time_after_ms(now_ms, CONFIG_WRITE_HOLD_LEAST_MS))
+        return;
+    decision_write_record(out, record, now_ms)->wanted_until_ms =
+        time_after_ms(now_ms, CONFIG_WRITE_HOLD_MS);
 }
 
 bool config_write_in_flight(const struct device_record *record, int64_t now_ms)

@@ -10,7 +10,14 @@
  * A passing write holds a write lease on the record until the backend has answered: begin ->
  * forward -> end. A new announcement is busy while a lease is alive, therefore no write for the old
  * key can land after the announcement's 200. A lease that was never ended (its gateway died)
- * expires by itself. */
+ * expires by itself.
+ *
+ * Writes that overlap could keep an announcement waiting for ever. So whoever had to wait leaves a
+ * mark on the record, and while it stands no write gets a lease: those in flight end, and the
+ * announcement that comes again finds none. The mark ends by itself CONFIG_WRITE_HOLD_MS after it
+ * was last made, or with the rotation's beginning or end. Each refused try leaves at least
+ * CONFIG_WRITE_HOLD_LEAST_MS of it, which is longer than any pause between two tries of a stock
+ * agent (1, 2, 5, 13, 30 s); only a try that finds less writes it anew. */
 #pragma once
 
 #include "policy/admission.h"
@@ -32,9 +39,11 @@ struct config_write {
     int64_t now_ms;
 };
 
+enum { CONFIG_WRITE_HOLD_MS = 60000, CONFIG_WRITE_HOLD_LEAST_MS = 40000 };
+
 /* PASS WRITE_PASSES with a commit (the lease; expired ones of others are swept in passing; a token
  * that the record has already gets a new expiry, so that a begin whose answer was lost may be
- * repeated). BUSY CONFIG_WRITES_FULL. REFUSE NO_SUCH_DEVICE, the
+ * repeated). BUSY CONFIG_WRITES_FULL, CONFIG_WRITES_HELD. REFUSE NO_SUCH_DEVICE, the
  * deny-list's reasons and KEY_NOT_CURRENT (of a device that writes), CONFIG_LOCKED, CONFIG_KEY_STALE, and
  * INTERNAL for a write that could hold no lease: a token of another length, no lease time. */
 void config_write_begin(const struct config_write *input, struct decision *out);
@@ -42,6 +51,9 @@ void config_write_begin(const struct config_write *input, struct decision *out);
 /* PASS WRITE_ENDED; commits only when the record still has the token. */
 void config_write_end(const struct device_record *record, const char *token, int64_t now_ms,
                       struct decision *out);
+
+/* BUSY CONFIG_WRITES_BUSY, for what must not happen while a write is in flight: leaves the mark. */
+void config_write_hold(const struct device_record *record, int64_t now_ms, struct decision *out);
 
 /* True while any lease of the record is alive at now_ms (expires_ms > now_ms). */
 bool config_write_in_flight(const struct device_record *record, int64_t now_ms);

@@ -15,7 +15,8 @@ enum verdict {
     VERDICT_REFUSE,     /* nothing passes; `reason` says why. Zero on purpose. */
     VERDICT_PASS,       /* admitted, accepted or done */
     VERDICT_QUARANTINE, /* admitted, but only for routes marked as open to quarantined devices */
-    VERDICT_BUSY,       /* nothing changed; the same may pass in a moment (503, Retry-After) */
+    VERDICT_BUSY,       /* not now, but the same may pass in a moment (503, Retry-After); commits
+                           at most that somebody waits */
 };
 
 enum deny_kind {

@@ -73,6 +73,7 @@
     X(CONFIG_BODY_INVALID, "config-body-invalid", 400, INFO, "The body is not JSON that can be judged.") \
     X(CONFIG_BODY_ENCODED, "config-body-encoded", 415, INFO, "A configuration write must not be content-encoded: the gateway has to read which key it names.") \
     X(CONFIG_WRITES_FULL, "config-writes-full", 503, INFO, "Too many configuration writes of this device are in flight.") \
+    X(CONFIG_WRITES_HELD, "config-writes-held", 503, INFO, "A key rotation of this device waits for the configuration writes in flight; try again in a moment.") \
     X(CONFIG_LEASE_EXPIRED, "config-lease-expired", 504, WARNING, "The backend outlived the write lease; the exchange was cut.") \
     /* store */ \
     X(STORE_UNAVAILABLE, "store-unavailable", 503, WARNING, "The device's record cannot be read or written at the moment.") \

@@ -46,4 +46,6 @@ void record_drop_expired_leases(struct device_record *record, int64_t now_ms)
             record->leases[kept++] = record->leases[i];
     }
     record->n_leases = kept;
+    if (record->wanted_until_ms <= now_ms)
+        record->wanted_until_ms = 0;
 }

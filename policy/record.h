@@ -56,6 +56,8 @@ struct device_record {
     char rotation_id[ROTATION_ID_MAX + 1];
     bool stalled; /* DEVICE_ROTATION_STALLED was emitted for this rotation */
 
+    int64_t wanted_until_ms; /* no config write gets a lease before: a rotation waits for those that
+                                have one (policy/config_lock.h) */
     size_t n_leases;
     struct write_lease leases[WRITE_LEASES_MAX];
 };
@@ -84,7 +86,8 @@ bool device_name_is_valid(const char *name, size_t len);
 /* 64 lower-case hex digits. */
 bool digest_is_valid(const char *hex, size_t len);
 
-/* Forgets the write leases that have ended at now_ms; the others keep their order. */
+/* Forgets the write leases that have ended at now_ms, and a wish to have none that has; the other
+ * leases keep their order. */
 void record_drop_expired_leases(struct device_record *record, int64_t now_ms);
 
 /* Sums and differences of times, held at the ends of the range instead of wrapping round: notAfter

@@ -41,6 +41,7 @@ static struct device_record *rotation_begin(const struct device_record *record,
     next->pending = *key;
     next->pending_since_ms = now_ms;
     next->stalled = false;
+    next->wanted_until_ms = 0;
     snprintf(next->rotation_id, sizeof(next->rotation_id), ROTATION_ID_PREFIX "%" PRId64,
              rotation_id_number(record, now_ms));
     return next;
@@ -52,6 +53,7 @@ static void rotation_forget(struct device_record *next)
     next->pending_since_ms = 0;
     next->rotation_id[0] = '\0';
     next->stalled = false;
+    next->wanted_until_ms = 0;
 }
 
 static enum reason rotation_refuse_announcement(const struct announcement *input)
@@ -93,7 +95,7 @@ void rotation_announce(const struct announcement *input, struct decision *out)
         return;
     }
     if (config_write_in_flight(record, input->now_ms)) {
-        decision_set(out, VERDICT_BUSY, REASON_CONFIG_WRITES_BUSY);
+        config_write_hold(record, input->now_ms, out);
         return;
     }
 
@@ -195,7 +197,7 @@ void rotation_cancel(const struct device_record *record, const struct operator_a
         return;
     }
     if (config_write_in_flight(record, act->now_ms)) {
-        decision_set(out, VERDICT_BUSY, REASON_CONFIG_WRITES_BUSY);
+        config_write_hold(record, act->now_ms, out);
         return;
     }
 
@@ -255,7 +257,7 @@ void rotation_accept_key(const struct key_acceptance *input, struct decision *ou
     else if (digest_equal(&input->key->id, &record->pending.id))
         rotation_confirm(out);
     else if (config_write_in_flight(record, input->act.now_ms))
-        decision_set(out, VERDICT_BUSY, REASON_CONFIG_WRITES_BUSY);
+        config_write_hold(record, input->act.now_ms, out);
     else
         rotation_make_pending(input, out);
 }

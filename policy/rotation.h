@@ -14,7 +14,7 @@
  * fleets provision with.
  *
  * While a write lease is alive (policy/config_lock.h), whatever starts, replaces or cancels a
- * rotation is busy. Promotion is not: a write that names the pending key is right after it as well.
+ * rotation is busy, and keeps new leases from being given meanwhile. Promotion is not: a write that names the pending key is right after it as well.
  *
  * A pending key is replaced only by an announcement that was certainly sent after it had become
  * pending. A device that holds the answer 200 may have destroyed its old key; if an earlier

@@ -52,6 +52,7 @@ static const struct rule record_rules[] = {
     OPTIONAL(RULE_TIME, "pending_since", pending_since_ms),
     OPTIONAL(RULE_TEXT, "rotation_id", rotation_id),
     OPTIONAL(RULE_FLAG, "stalled", stalled),
+    OPTIONAL(RULE_TIME, "wanted_until", wanted_until_ms),
     OPTIONAL(RULE_LEASES, "leases", leases),
 };
 #undef REQUIRED
@@ -251,6 +252,7 @@ struct str codec_find(const struct field *fields, size_t n_fields, const char *n
 static bool member_is_written(const struct rule *rule, const struct device_record *record)
 {
     const char *member = (const char *)record + rule->offset;
+    int64_t time;
 
     switch (rule->type) {
     case RULE_TEXT:
@@ -259,8 +261,10 @@ static bool member_is_written(const struct rule *rule, const struct device_recor
         return *member != '\0';
     case RULE_LEASES:
         return record->n_leases > 0;
-    case RULE_COUNT:
     case RULE_TIME:
+        memcpy(&time, member, sizeof(time));
+        return rule->is_required || time != 0;
+    case RULE_COUNT:
     case RULE_FLAG:
         break;
     }

@@ -96,11 +96,15 @@ def test_an_announcement_waits_for_a_write_in_flight(
 
     writing = Sending(lambda: write_as_operator(operator_api(gateways[0]), device, device.identity))
     gate.await_arrival()
-    version = store.record(device.name)["version"]
-    busy = announce(through(device, gateways[1]), following)
-    assert (busy.status, busy.reason) == (503, "config-writes-busy")
-    assert busy.header("Retry-After") == "1"
-    assert store.record(device.name)["version"] == version
+    before = store.record(device.name)
+    for _ in range(2):
+        busy = announce(through(device, gateways[1]), following)
+        assert (busy.status, busy.reason) == (503, "config-writes-busy")
+        assert busy.header("Retry-After") == "1"
+    after = store.record(device.name)
+    assert int(after["version"]) == int(before["version"]) + 1  # that somebody waits, noted once
+    assert int(after.pop("wanted_until")) > time.time() * 1000 + 40000
+    assert {**after, "version": before["version"]} == before
     assert store.event_types(device.name) == ["DEVICE_FIRST_SEEN"]
 
     gate.open()
@@ -111,6 +115,48 @@ def test_an_announcement_waits_for_a_write_in_flight(
     late = write_as_operator(operator_api(gateways[0]), device, device.identity)
     assert (late.status, late.reason) == (423, "config-locked")
     assert len(backend.of(path)) == 1
+
+
+def test_writes_that_overlap_do_not_starve_an_announcement(
+    start_gateway: StartGateway,
+    new_device: NewDevice,
+    next_identity: NextIdentity,
+    operator_api: Callable[..., Device],
+    backend: Backend,
+    redis: RedisServer,
+) -> None:
+    """Each write began before the last one had ended, and an announcement was busy for ever. Now one
+    that had to wait keeps further writes out.
+    """
+    gateways = [start_gateway(), start_gateway()]
+    device = new_device(to=gateways[0])
+    following = next_identity(device)
+    gate = backend.gate()
+    path = f"/devices/{device.name}/config"
+    backend.on(path, lambda exchange: (gate.wait(), exchange.respond(200)) and None)
+    assert device.get("/hello").status == 200
+
+    first = Sending(lambda: write_as_operator(operator_api(gateways[0]), device, None))
+    gate.await_arrival()
+    second = Sending(lambda: write_as_operator(operator_api(gateways[1]), device, None))
+    gate.await_arrival()
+    assert announce(device, following).reason == "config-writes-busy"
+    for gateway in gateways:
+        held = write_as_operator(operator_api(gateway), device, None)
+        assert (held.status, held.reason) == (503, "config-writes-held")
+        assert held.header("Retry-After") is not None
+    own = StockAgent(device).patch_config("")
+    assert (own.status, own.reason) == (503, "config-writes-held")
+
+    gate.open()
+    for writing in (first, second):
+        written = writing.answer()
+        assert written is not None and written.status == 200
+    assert persist(lambda: announce(device, following)).status == 200
+    assert "wanted_until" not in StoreView(redis).record(device.name)
+    assert StockAgent(device).patch_config(following.public_pem).status == 200
+    assert gateways[0].operator.cancel_rotation(device.name).status == 200
+    assert write_as_operator(operator_api(gateways[0]), device, None).status == 200
 
 
 def test_a_write_that_outlives_its_lease_is_cut(
@@ -479,6 +525,7 @@ def test_no_write_lands_between_an_announcements_200_and_the_promotion(
         (403, "key-denied"),  # the device's own, that its promotion overtook
         (403, "key-not-current"),
         (503, "store-conflict"),
+        (503, "config-writes-held"),
     }
     wait_until(
         lambda: any(g.log.find("request", reason="config-writes-busy") for g in gateways),

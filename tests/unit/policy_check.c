@@ -69,8 +69,10 @@ const char *check_decision(const struct device_record *read, bool denied, const 
         MUST(decision->verdict == VERDICT_REFUSE, "1: something denied was let through");
         MUST(!decision->commits, "1: something denied changed the store");
     }
-    if (decision->verdict == VERDICT_BUSY)
-        MUST(!decision->commits, "busy must change nothing");
+    if (decision->verdict == VERDICT_BUSY && decision->commits)
+        MUST(decision->change.writes_record && decision->change.n_events == 0 &&
+                 decision->change.next.wanted_until_ms > cause->decided_ms,
+             "busy must change nothing but who waits");
     return cause->kind == CAUSE_ADMIT ? check_admission(read, cause, decision) : NULL;
 }
 
@@ -203,6 +205,7 @@ static const char *check_written_lease(const struct commit *c, const struct writ
     MUST(cause->kind == CAUSE_WRITE_BEGIN && strcmp(cause->token, lease->token) == 0,
          "6: a write lease came from nowhere");
     MUST(lease->expires_ms == cause->decided_ms + cause->lease_ms, "6: a lease of another length");
+    MUST(before->wanted_until_ms <= cause->decided_ms, "a write overtook a waiting rotation");
     MUST(cause->writer != CONFIG_WRITER_DEVICE || cause->writer_key == current_of(before),
          "6: a device writes under a key that is not current");
     if (pending_of(before) != 0) {
@@ -211,6 +214,22 @@ static const char *check_written_lease(const struct commit *c, const struct writ
     } else {
         MUST(cause->key == 0 || cause->key == current_of(before), "6: a write for a stale key");
     }
+    return NULL;
+}
+
+/* Whoever waits for writes may keep others out, for a while. */
+static const char *check_hold(const struct commit *c)
+{
+    const struct device_record *before = c->before, *after = &c->change->next;
+    enum cause_kind kind = c->cause->kind;
+
+    if (after->wanted_until_ms == 0 || after->wanted_until_ms == before->wanted_until_ms)
+        return NULL;
+    MUST(kind == CAUSE_ANNOUNCE || kind == CAUSE_CANCEL || kind == CAUSE_ACCEPT,
+         "writes are held back for nobody");
+    MUST(lease_alive_in(before, c->cause->decided_ms), "writes are held back for no write");
+    MUST(after->wanted_until_ms == c->cause->decided_ms + 60000, "writes are held back for long");
+    MUST(pending_of(after) == pending_of(before), "6: what was to wait has happened");
     return NULL;
 }
 
@@ -458,6 +477,7 @@ const char *check_commit(const struct commit *commit, struct history *history)
     PASS_ON(check_current(commit));
     PASS_ON(check_pending(commit));
     PASS_ON(check_leases(commit));
+    PASS_ON(check_hold(commit));
     return check_history(commit, history);
 }
 

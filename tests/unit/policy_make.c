@@ -122,6 +122,7 @@ const char *record_difference(const struct device_record *a, const struct device
     DIFFER_IF(a->version != b->version, "version");
     DIFFER_IF(strcmp(a->name, b->name) != 0, "name");
     DIFFER_IF(strcmp(a->factory, b->factory) != 0, "factory");
+    DIFFER_IF(a->wanted_until_ms != b->wanted_until_ms, "wanted_until_ms");
     DIFFER_IF(strcmp(a->group, b->group) != 0, "group");
     DIFFER_IF(a->production != b->production, "production");
     DIFFER_IF(a->first_seen_ms != b->first_seen_ms, "first_seen_ms");

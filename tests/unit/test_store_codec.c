@@ -53,6 +53,7 @@ static struct device_record rotating(void)
     record.pending_since_ms = 1669674589200;
     (void)snprintf(record.rotation_id, sizeof(record.rotation_id), "certs-1669674589");
     record.stalled = true;
+    record.wanted_until_ms = 1669674660000;
     add_lease(&record, TOKEN_1, 1669674600000);
     add_lease(&record, TOKEN_2, INT64_MAX);
     return record;
@@ -122,8 +123,8 @@ static void a_steady_record_says_nothing_of_a_rotation(void **state)
     struct codec_scratch scratch;
     struct command command;
     struct field fields[CODEC_FIELDS_MAX];
-    static const char *const absent[] = {"pending",     "pending_pem", "pending_since",
-                                         "rotation_id", "stalled",     "leases"};
+    static const char *const absent[] = {"pending", "pending_pem", "pending_since", "rotation_id",
+                                         "stalled", "leases",      "wanted_until"};
 
     command_init(&command);
     codec_add_record(&steady, &scratch, &command);
