@@ -3,12 +3,13 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "gateway/admission.h"
 #include "gateway/base/clock.h"
 #include "gateway/base/mem.h"
 #include "gateway/operator/metrics.h"
+#include "gateway/operator/preview.h"
+#include "gateway/operator/query.h"
 #include "gateway/tls/pubkey.h"
 #include "policy/denial.h"
 #include "policy/group.h"
@@ -47,32 +48,6 @@ static bool method_is(const struct exchange *ex, const char *method)
 
 /* --- what a request says ---------------------------------------------------------------------- */
 
-/* The value of ?name=…, undecoded: what operators look up needs no escapes. */
-static struct str query_value(const struct exchange *ex, struct str name)
-{
-    struct str rest = exchange_target(ex)->query, pair;
-
-    if (rest.len > 0)
-        rest = (struct str){rest.p + 1, rest.len - 1};
-    while (rest.len > 0 && str_split(&rest, '&', &pair)) {
-        if (pair.len > name.len && str_starts(pair, name) && pair.p[name.len] == '=')
-            return (struct str){pair.p + name.len + 1, pair.len - name.len - 1};
-    }
-    return (struct str){"", 0};
-}
-
-/* "2026-11-22T22:30:00Z": whole seconds, UTC. */
-static bool parse_until(const char *text, int64_t *out_ms)
-{
-    struct tm tm = {0};
-    const char *end = strptime(text, "%Y-%m-%dT%H:%M:%SZ", &tm);
-
-    if (end == NULL || *end != '\0')
-        return false;
-    *out_ms = (int64_t)timegm(&tm) * 1000;
-    return *out_ms > 0;
-}
-
 /* True when the member is absent, or a string that fits. */
 static bool take_string(const json_t *json, const char *name, char *out, size_t size)
 {
@@ -98,7 +73,7 @@ static const char *act_read_body(struct act *act)
     if (act->device[0] == '\0' && !take_string(json, "device", act->device, sizeof(act->device)))
         return "\"device\" is not a device's name.";
     if (!take_string(json, "until", until, sizeof(until)) ||
-        (until[0] != '\0' && !parse_until(until, &act->until_ms)))
+        (until[0] != '\0' && !query_parse_time(until, &act->until_ms)))
         return "\"until\" is not a time like 2026-11-22T22:30:00Z.";
     act->names_group = json_object_get(json, "group") != NULL;
     if (!take_string(json, "group", act->group, sizeof(act->group)))
@@ -133,23 +108,13 @@ static struct act *act_new(struct exchange *ex)
 
 /* --- devices ---------------------------------------------------------------------------------- */
 
-static json_t *json_time(int64_t wall_ms)
-{
-    char text[CLOCK_RFC3339_SIZE];
-
-    if (wall_ms == 0)
-        return json_null();
-    clock_format_rfc3339(wall_ms, text);
-    return json_string(text);
-}
-
 static json_t *describe_pending(const struct device_record *record)
 {
     if (!record_rotation_pending(record))
         return json_null();
     return json_pack("{s:s, s:s, s:o, s:s, s:b}", "key", record->pending.id.hex, "pubkey",
-                     record->pending.pem, "since", json_time(record->pending_since_ms), "rotation",
-                     record->rotation_id, "stalled", record->stalled);
+                     record->pending.pem, "since", query_json_time(record->pending_since_ms),
+                     "rotation", record->rotation_id, "stalled", record->stalled);
 }
 
 static json_t *describe_device(const struct store_view *view)
@@ -163,12 +128,12 @@ static json_t *describe_device(const struct store_view *view)
         "{s:s, s:s, s:s, s:b, s:I, s:I, s:o, s:o, s:{s:s, s:s, s:o, s:o}, s:o, s:I, s:{s:b, s:b}}",
         "device", record->name, "factory", record->factory, "group", record->group, "production",
         record->production, "generation", (json_int_t)record->generation, "version",
-        (json_int_t)record->version, "first_seen", json_time(record->first_seen_ms), "last_seen",
-        json_time(view->last_seen_ms), "current", "key", record->current.id.hex, "pubkey",
-        record->current.pem, "since", json_time(record->current_since_ms), "certificate_expires",
-        json_time(record->current_cert_expires_ms), "pending", describe_pending(record),
-        "config_writes_in_flight", (json_int_t)in_flight, "denied", "device", view->denied.device,
-        "key", view->denied.key);
+        (json_int_t)record->version, "first_seen", query_json_time(record->first_seen_ms),
+        "last_seen", query_json_time(view->last_seen_ms), "current", "key", record->current.id.hex,
+        "pubkey", record->current.pem, "since", query_json_time(record->current_since_ms),
+        "certificate_expires", query_json_time(record->current_cert_expires_ms), "pending",
+        describe_pending(record), "config_writes_in_flight", (json_int_t)in_flight, "denied",
+        "device", view->denied.device, "key", view->denied.key);
 }
 
 /* Second look: the deny-list's word on the current key, whose id only the first look told. */
@@ -391,8 +356,8 @@ static void on_denial_read(enum store_result result, bool exists, const struct d
                              json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:o}", "kind",
                                        deny_kind_wire(denial->kind), "id", denial->id, "device",
                                        denial->device, "reason", denial->reason, "origin",
-                                       denial->origin, "at", json_time(denial->at_ms), "until",
-                                       json_time(denial->until_ms)));
+                                       denial->origin, "at", query_json_time(denial->at_ms),
+                                       "until", query_json_time(denial->until_ms)));
     exchange_wake(ex);
 }
 
@@ -504,6 +469,12 @@ static void serve_events(struct exchange *ex, const struct str *names)
 
 /* --- routes ----------------------------------------------------------------------------------- */
 
+static void serve_preview(struct exchange *ex, const struct str *names)
+{
+    (void)names;
+    preview_serve(ex);
+}
+
 static void serve_live(struct exchange *ex, const struct str *names)
 {
     (void)names;
@@ -552,6 +523,7 @@ static const struct operator_route operator_routes[] = {
     {"/v1/devices/*/accept-key", "POST", serve_accept_key},
     {"/v1/denied/*/*", "GET, HEAD, PUT, DELETE", serve_denied},
     {"/v1/events", "GET, HEAD", serve_events},
+    {"/v1/enforcement/preview", "GET, HEAD", serve_preview},
 };
 
 /* The segments that "*" stands for are written to `names`. */

@@ -12,6 +12,7 @@
  *   GET    /v1/denied/KIND/ID                 KIND: key, certificate, device
  *   PUT    /v1/denied/KIND/ID                 {"reason", "device"?, "until"?: RFC 3339}
  *   DELETE /v1/denied/KIND/ID                 {"reason", "device"?}
+ *   GET    /v1/enforcement/preview            a dry run: operator/preview.h
  *   GET    /v1/events?count=N                 the newest N (100), oldest first
  *
  * Where a key or certificate is named, ?device=NAME (or "device") may say whose it is; it is denied

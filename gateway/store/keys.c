@@ -85,6 +85,23 @@ void keys_add_record(const struct keys *keys, struct command *to, uint32_t parti
     command_extend(to, str_c(device));
 }
 
+void keys_add_record_pattern(const struct keys *keys, struct command *to, uint32_t partition)
+{
+    /* Nothing of a prefix has a meaning in a pattern (value_check_prefix()). */
+    keys_begin(keys, to, partition, STR("device:*"));
+}
+
+struct str keys_device_of(const struct keys *keys, uint32_t partition, struct str key)
+{
+    const struct keys_base *base = &keys->bases[partition];
+    const struct str kind = STR("device:");
+
+    if (!str_starts(key, (struct str){base->text, base->len}))
+        return STR("");
+    struct str rest = {key.p + base->len, key.len - base->len};
+    return str_starts(rest, kind) ? (struct str){rest.p + kind.len, rest.len - kind.len} : STR("");
+}
+
 void keys_add_deny(const struct keys *keys, struct command *to, uint32_t partition,
                    enum deny_kind kind, const char *id)
 {

@@ -17,6 +17,10 @@ uint32_t keys_partitions(const struct keys *keys);
 /* Each adds one argument. `text` arguments must live until the command is written. */
 void keys_add_record(const struct keys *keys, struct command *to, uint32_t partition,
                      const char *device);
+/* What SCAN finds every record of the partition with; and the device's name in such a key, "" in any
+ * other. */
+void keys_add_record_pattern(const struct keys *keys, struct command *to, uint32_t partition);
+struct str keys_device_of(const struct keys *keys, uint32_t partition, struct str key);
 void keys_add_deny(const struct keys *keys, struct command *to, uint32_t partition,
                    enum deny_kind kind, const char *id);
 void keys_add_events(const struct keys *keys, struct command *to, uint32_t partition);

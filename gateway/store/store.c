@@ -5,6 +5,7 @@
 #include "gateway/store/store.h"
 
 #include <hiredis/hiredis.h>
+#include <inttypes.h>
 #include <stdio.h>
 
 #include "gateway/base/clock.h"
@@ -531,6 +532,72 @@ struct store_op *store_forget_pending(struct store *store, uint32_t partition, c
     keys_add_pending(store->keys, &command, partition);
     command_add(&command, str_c(device));
     return op_start(&store->ops, (struct op_place){partition, SERVERS_COMMANDS}, &forget->op,
+                    &command);
+}
+
+/* Finding devices. */
+
+struct scan_op {
+    struct store_op op;
+    const struct keys *keys; /* borrowed from the store */
+    uint32_t partition;
+    store_scan_fn *done;
+    void *arg;
+};
+
+/* [cursor, [key, ...]] */
+static bool scan_read(const struct scan_op *op, const redisReply *reply, struct store_scan *out)
+{
+    const redisReply *cursor = reply_element(reply, 0), *keys = reply_element(reply, 1);
+
+    if (!read_number(cursor, &out->cursor) || keys == NULL || keys->type != REDIS_REPLY_ARRAY)
+        return false;
+    out->devices = mem_array(keys->elements + 1, sizeof(out->devices[0]));
+    for (size_t i = 0; i < keys->elements; i++) {
+        struct str name = keys_device_of(op->keys, op->partition, reply_text(keys->element[i]));
+        if (device_name_is_valid(name.p, name.len) &&
+            str_copy(out->devices[out->n], sizeof(out->devices[0]), name))
+            out->n++;
+    }
+    return true;
+}
+
+static void scan_end(struct store_op *op, enum store_result result, const redisReply *reply)
+{
+    struct scan_op *scan_op = (struct scan_op *)op;
+    struct store_scan scan = {0};
+
+    if (result == STORE_OK && !scan_read(scan_op, reply, &scan))
+        result = STORE_INVALID;
+    scan_op->done(result, result == STORE_OK ? &scan : NULL, scan_op->arg);
+    mem_free(scan.devices);
+}
+
+struct store_op *store_scan_devices(struct store *store, uint32_t partition, uint64_t cursor,
+                                    size_t count, store_scan_fn *done, void *arg)
+{
+    struct scan_op *scan = mem_new(struct scan_op);
+    struct command command;
+    char from[24];
+
+    scan->op = (struct store_op){.doing = "finding devices",
+                                 .end = scan_end,
+                                 .command = STORE_COMMAND_OTHER};
+    scan->keys = store->keys;
+    scan->partition = partition;
+    scan->done = done;
+    scan->arg = arg;
+    if (partition >= keys_partitions(store->keys))
+        return op_refuse(&store->ops, &scan->op);
+    (void)snprintf(from, sizeof(from), "%" PRIu64, cursor);
+    command_init(&command);
+    command_add(&command, STR("SCAN"));
+    command_add(&command, str_c(from));
+    command_add(&command, STR("MATCH"));
+    keys_add_record_pattern(store->keys, &command, partition);
+    command_add(&command, STR("COUNT"));
+    command_add_int(&command, (int64_t)count);
+    return op_start(&store->ops, (struct op_place){partition, SERVERS_COMMANDS}, &scan->op,
                     &command);
 }
 

@@ -212,6 +212,17 @@ struct store_op *store_read_pending(struct store *store, uint32_t partition, int
 struct store_op *store_forget_pending(struct store *store, uint32_t partition, const char *device,
                                       store_commit_fn *done, void *arg);
 
+/* The devices that one step of SCAN meets in a partition, about `count` keys on from `cursor` (0:
+ * from the beginning). Borrowed for the call. */
+struct store_scan {
+    uint64_t cursor; /* of the next step; 0: that was the last */
+    size_t n;
+    char (*devices)[DEVICE_NAME_MAX + 1];
+};
+typedef void store_scan_fn(enum store_result result, const struct store_scan *scan, void *arg);
+struct store_op *store_scan_devices(struct store *store, uint32_t partition, uint64_t cursor,
+                                    size_t count, store_scan_fn *done, void *arg);
+
 /* The newest events of a partition, oldest first, at most `count` (1 to 1000). Everything is
  * borrowed for the call. */
 struct store_event {

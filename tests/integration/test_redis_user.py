@@ -58,6 +58,7 @@ def test_the_shipped_user_may_do_all_that_the_gateway_does(
         assert announce(device, following).status == 200
         assert device.with_identity(following).get("/hello").status == 200
         assert device.get("/hello").reason == "key-denied"
+        assert gateway.operator.get("/v1/enforcement/preview").status == 200
         assert new_device(device.name, to=gateway).get("/hello").reason == "key-not-announced"
         assert gateway.operator.device(device.name)["generation"] == 2
         assert gateway.operator.deny("key", following.key_id).status == 200
