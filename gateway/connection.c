@@ -3,9 +3,10 @@
  * connection_run(), which takes steps until one of them has nothing to do. A step does one thing
  * and says MORE, WAIT or OVER.
  *
- * Reading is level-triggered: on while somebody takes what comes, off from the moment that a run
- * ends and leaves bytes on the socket, for those would be announced again in each turn. Writing is
- * armed only while the socket is full. `in` holds what the peer sent and nobody parsed; `out` what
+ * Reading is level-triggered and stays on: only when bytes are announced and nobody takes any is it
+ * switched off, for they would be announced again in each turn, and who has room again switches it
+ * on. A turn reads at most TURN_BYTES_MAX of one connection, however fast the other side takes them.
+ * Writing is armed only while the socket is full. `in` holds what the peer sent and nobody parsed; `out` what
  * we wrote and the peer did not take. Both are bounded; a full one stops its source. Deadlines:
  * connection_deadline.c. */
 #include "gateway/connection_private.h"
@@ -22,7 +23,8 @@
 enum {
     LINGER_BYTES = 1 << 20, /* and how much it may send in that time */
     STEPS_A_TURN = 64,      /* then other connections get their turn */
-    READ_LEAST = 2048,      /* no read is started into less room than this */
+    TURN_BYTES_MAX = 256 * 1024,
+    READ_LEAST = 2048, /* no read is started into less room than this */
 };
 
 static const char *const connection_doing[] = {
@@ -160,9 +162,22 @@ static void connection_await_readable(struct connection *conn)
     connection_arm_read(conn, true);
 }
 
+/* In the loop's next turn; others come first. */
+static void connection_go_on_later(struct connection *conn)
+{
+    static const struct timeval at_once = {0, 0};
+
+    (void)evtimer_add(&conn->again_event, &at_once);
+}
+
 static enum reason connection_lost_reason(const struct connection *conn)
 {
     return stream_is_violated(conn->stream) ? REASON_TLS_BROKEN : REASON_CLOSED_BY_PEER;
+}
+
+static bool connection_has_input(const struct connection *conn)
+{
+    return conn->readable || stream_has_pending(conn->stream);
 }
 
 /* Takes what the peer has sent, as far as there is room. False when nothing came; then the
@@ -171,19 +186,23 @@ static bool connection_fill(struct connection *conn)
 {
     size_t room = 0, len = 0;
 
-    if (conn->peer_ended || !(conn->readable || stream_has_pending(conn->stream)))
+    if (conn->peer_ended || !connection_has_input(conn))
         return false;
-    char *to = buf_space(&conn->in) >= READ_LEAST ? buf_reserve(&conn->in, &room) : NULL;
-    if (to == NULL) {
-        connection_arm_read(conn, false);
+    if (conn->turn_bytes >= TURN_BYTES_MAX) {
+        connection_go_on_later(conn);
         return false;
     }
+    char *to = buf_space(&conn->in) >= READ_LEAST ? buf_reserve(&conn->in, &room) : NULL;
+    if (to == NULL)
+        return false;
     connection_arm_read(conn, true);
+    conn->took = true;
     switch (stream_read(conn->stream, to, room, &len)) {
     case STREAM_DONE:
         buf_commit(&conn->in, len);
         conn->bytes_read += len;
         stat_add(&conn->worker->stats->bytes_in, len);
+        conn->turn_bytes += len;
         /* The socket is level-triggered: what is left there will be announced again. */
         conn->readable = len == room;
         return true;
@@ -193,6 +212,7 @@ static bool connection_fill(struct connection *conn)
     case STREAM_WANT_WRITE:
         conn->writable = false;
         (void)event_add(&conn->write_event, NULL);
+        connection_arm_read(conn, false);
         return false;
     case STREAM_CLOSED:
         conn->peer_ended = true;
@@ -267,6 +287,7 @@ static enum step connection_step_linger(struct connection *conn)
         conn->linger_bytes = 1;
     }
     if (!conn->peer_ended && conn->linger_bytes <= LINGER_BYTES) {
+        conn->took = true;
         enum stream_result result =
             stream_drain(conn->stream, conn->worker->scratch, WORKER_SCRATCH_SIZE, &len);
         conn->linger_bytes += len;
@@ -288,6 +309,7 @@ static enum step connection_step_handshake(struct connection *conn)
 {
     enum stream_result result = stream_handshake(conn->stream);
 
+    conn->took = true;
     switch (result) {
     case STREAM_DONE:
         conn->readable = true; /* the request may have come in the same segment */
@@ -454,9 +476,10 @@ static enum step connection_step_exchange(struct connection *conn)
         moved = true;
     if (conn->state == CONNECTION_CLOSED)
         return STEP_OVER;
-    if (!conn->peer_ended && !conn->read_armed && buf_space(&conn->in) >= READ_LEAST) {
+    /* The pump may have made the room that was missing above. */
+    if (!conn->peer_ended && buf_space(&conn->in) >= READ_LEAST) {
         connection_arm_read(conn, true);
-        moved = conn->readable || moved;
+        moved = moved || (conn->turn_bytes < TURN_BYTES_MAX && connection_has_input(conn));
     }
     return moved ? STEP_MORE : STEP_WAIT;
 }
@@ -489,7 +512,6 @@ static enum step connection_step(struct connection *conn)
 
 void connection_run(struct connection *conn)
 {
-    static const struct timeval at_once = {0, 0};
     enum step step = STEP_MORE;
 
     for (int i = 0; i < STEPS_A_TURN && step == STEP_MORE; i++)
@@ -497,9 +519,7 @@ void connection_run(struct connection *conn)
     if (conn->state == CONNECTION_CLOSED)
         return;
     if (step == STEP_MORE)
-        (void)evtimer_add(&conn->again_event, &at_once);
-    else if (conn->readable)
-        connection_arm_read(conn, false); /* until somebody reads again, and arms it */
+        connection_go_on_later(conn);
     connection_update_deadline(conn);
 }
 
@@ -512,7 +532,11 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
     if (conn->state == CONNECTION_CLOSED)
         return;
     conn->readable = true;
+    conn->took = false;
+    conn->turn_bytes = 0;
     connection_run(conn);
+    if (!conn->took && conn->state != CONNECTION_CLOSED)
+        connection_arm_read(conn, false);
 }
 
 static void on_writable(evutil_socket_t fd, short what, void *arg)
@@ -524,6 +548,7 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
     if (conn->state == CONNECTION_CLOSED)
         return;
     conn->writable = true;
+    conn->turn_bytes = 0;
     connection_run(conn);
 }
 
@@ -533,8 +558,10 @@ static void on_again(evutil_socket_t fd, short what, void *arg)
 
     (void)fd;
     (void)what;
-    if (conn->state != CONNECTION_CLOSED)
-        connection_run(conn);
+    if (conn->state == CONNECTION_CLOSED)
+        return;
+    conn->turn_bytes = 0;
+    connection_run(conn);
 }
 
 static void on_exchange_wake(void *arg)

@@ -83,6 +83,8 @@ struct connection {
     struct event read_event;
     struct event write_event;
     bool read_armed;
+    bool took;                /* somebody has read since the socket was announced as readable */
+    size_t turn_bytes;        /* read in this turn of the loop */
     struct event again_event; /* a zero timer: go on in the loop's next turn */
 
     enum connection_phase phase;

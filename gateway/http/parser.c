@@ -9,9 +9,10 @@
  * moves. What llhttp found must account for every line (its versions differ in what they overlook),
  * and what the fields mean together is judged in head.c.
  *
- * A body goes straight through llhttp to the caller's buffer: one append for each piece. In a
- * chunked body the bytes between the pieces go through the first reader as well, in the order in
- * which they came, so that nothing is appended behind a framing byte that is refused. */
+ * A body that is as long as the head says, or ends with the connection, needs no reader at all. A
+ * chunked one goes through llhttp to the caller's buffer: one append for each piece; the bytes
+ * between the pieces go through the first reader as well, in the order in which they came, so that
+ * nothing is appended behind a framing byte that is refused. */
 #include "gateway/http/parser.h"
 
 #include <assert.h>
@@ -56,6 +57,7 @@ struct http_parser {
     bool has_head;         /* llhttp and the judge have accepted the head */
     bool is_complete;      /* llhttp has seen the message's end */
 
+    uint64_t verbatim_left; /* BODY: see http_parser_verbatim() */
     struct http_chunk_lines chunk_lines;
     const char *framing_from; /* borrowed from the call that feeds: not yet seen by chunk_lines */
     struct buf *body;         /* borrowed from the call that feeds */
@@ -441,6 +443,10 @@ static enum http_parse http_parser_read_head(struct http_parser *parser)
     if (!parser->has_head || (error != HPE_OK && !parser->is_complete))
         return http_parser_fail_llhttp(parser, error);
     parser->state = HTTP_PARSER_STATE_BODY;
+    if (parser->head.framing == HTTP_FRAMING_LENGTH)
+        parser->verbatim_left = parser->head.content_length;
+    else if (parser->head.framing == HTTP_FRAMING_EOF)
+        parser->verbatim_left = UINT64_MAX;
     return HTTP_PARSE_HEAD;
 }
 
@@ -486,11 +492,24 @@ static enum http_parse http_parser_feed_head(struct http_parser *parser, struct 
     return result;
 }
 
+static enum http_parse http_parser_feed_verbatim(struct http_parser *parser, struct str data,
+                                                 struct buf *body, size_t *out_used)
+{
+    size_t len = data.len < parser->verbatim_left ? data.len : (size_t)parser->verbatim_left;
+
+    if (!buf_append(body, data.p, len))
+        return http_parser_fail_memory(parser);
+    *out_used = len;
+    return http_parser_pass(parser, len);
+}
+
 static enum http_parse http_parser_feed_body(struct http_parser *parser, struct str data,
                                              struct buf *body, size_t *out_used)
 {
     llhttp_errno_t error = HPE_OK;
 
+    if (parser->verbatim_left > 0)
+        return http_parser_feed_verbatim(parser, data, body, out_used);
     if (!parser->is_complete && data.len > 0) {
         parser->body = body;
         parser->framing_from = data.p;
@@ -560,6 +579,24 @@ enum http_parse http_parser_feed(struct http_parser *parser, const char *data, s
         break;
     }
     return HTTP_PARSE_ERROR;
+}
+
+uint64_t http_parser_verbatim(const struct http_parser *parser)
+{
+    return parser->state == HTTP_PARSER_STATE_BODY ? parser->verbatim_left : 0;
+}
+
+enum http_parse http_parser_pass(struct http_parser *parser, uint64_t len)
+{
+    assert(len <= http_parser_verbatim(parser));
+    if (parser->head.framing == HTTP_FRAMING_LENGTH) {
+        parser->verbatim_left -= len;
+        parser->is_complete = parser->verbatim_left == 0;
+    }
+    if (!parser->is_complete)
+        return HTTP_PARSE_MORE;
+    parser->state = HTTP_PARSER_STATE_COMPLETE;
+    return HTTP_PARSE_COMPLETE;
 }
 
 enum http_parse http_parser_feed_eof(struct http_parser *parser)

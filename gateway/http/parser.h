@@ -61,6 +61,12 @@ void http_parser_free(struct http_parser **parser);
 enum http_parse http_parser_feed(struct http_parser *parser, const char *data, size_t len,
                                  struct buf *body, size_t *out_used) MUST_CHECK;
 
+/* How many body bytes follow just as they are (UINT64_MAX: all, up to the end of the connection); 0:
+ * none, or they are framed. Whoever moves some of them past the parser, without feeding them, says so
+ * with http_parser_pass(): at most so many. MORE or COMPLETE, as for feeding. */
+uint64_t http_parser_verbatim(const struct http_parser *parser);
+enum http_parse http_parser_pass(struct http_parser *parser, uint64_t len) MUST_CHECK;
+
 /* The peer ended its side: COMPLETE for a response framed by it, MORE between messages (nothing was
  * cut off), ERROR otherwise (closed-by-peer; for responses: backend-broken). */
 enum http_parse http_parser_feed_eof(struct http_parser *parser) MUST_CHECK;

@@ -16,8 +16,8 @@
 #include "gateway/tls/handshake.h"
 #include "gateway/tls/identity.h"
 #include "gateway/tls/openssl_error.h"
-#include "gateway/tls/outbox.h"
 #include "gateway/tls/server_private.h"
+#include "gateway/tls/wire.h"
 
 struct stream {
     int fd;           /* owned */
@@ -31,9 +31,9 @@ struct stream {
     struct tls_server *server; /* borrowed, see stream_new_tls(); NULL unless we are the server */
     bool is_client;            /* we have connected: see client.h */
     SSL *ssl;                  /* owned; NULL for plain streams */
-    struct outbox outbox;      /* of `ssl` */
+    struct wire wire;          /* of `ssl` */
     size_t owed; /* bytes that were encrypted, but not yet reported as taken: some of their records
-                    wait in the outbox */
+                    wait in the wire */
     bool full;   /* the socket has just taken a part: the next write need not try */
     struct session_origin origin;
     struct stream_peer peer;
@@ -52,12 +52,11 @@ struct stream *stream_new_plain(int fd)
 
 static bool stream_set_socket(struct stream *stream, int fd)
 {
-    if (stream->ssl == NULL || SSL_set_rfd(stream->ssl, fd) != 1)
-        return false;
-    stream->outbox.fd = fd;
-    BIO *out = outbox_bio_new(&stream->outbox);
-    SSL_set0_wbio(stream->ssl, out);
-    return out != NULL;
+    stream->wire.fd = fd;
+    BIO *bio = stream->ssl != NULL ? wire_bio_new(&stream->wire) : NULL;
+    if (bio != NULL)
+        SSL_set_bio(stream->ssl, bio, bio);
+    return bio != NULL;
 }
 
 struct stream *tls_client_stream(struct tls_client *client, int fd, const char *name,
@@ -127,7 +126,7 @@ void stream_free(struct stream **stream_at)
     if (stream->ssl != NULL && stream->established && !stream->misbehaved)
         SSL_set_shutdown(stream->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
     SSL_free(stream->ssl);
-    outbox_release(&stream->outbox);
+    wire_release(&stream->wire);
     SSL_SESSION_free(stream->notes.session);
     session_facts_unref(&stream->notes.facts);
     identity_clear(&stream->peer);
@@ -399,14 +398,14 @@ static enum stream_result write_record(struct stream *stream, const void *data, 
     return status == 1 ? STREAM_DONE : stream_outcome(stream, status);
 }
 
-/* As many records as the outbox takes; stream->owed tells how much they hold. */
+/* As many records as the wire takes; stream->owed tells how much they hold. */
 static enum stream_result gather_records(struct stream *stream, const char *data, size_t len)
 {
-    const size_t most = (size_t)OUTBOX_RECORDS * OUTBOX_RECORD_MAX;
+    const size_t most = (size_t)WIRE_RECORDS * WIRE_RECORD_MAX;
     enum stream_result result = STREAM_DONE;
 
     len = len < most ? len : most;
-    if (!outbox_gather(&stream->outbox, len))
+    if (!wire_gather(&stream->wire, len))
         return stream_fail(stream, STR("out of memory"));
     while (stream->owed < len && result == STREAM_DONE) {
         size_t n = 0;
@@ -419,11 +418,11 @@ static enum stream_result gather_records(struct stream *stream, const char *data
 /* Sends what waits, and says how much of the caller's bytes may go. */
 static enum stream_result settle_records(struct stream *stream, size_t *out_len)
 {
-    enum outbox_flush flush = outbox_flush(&stream->outbox);
-    size_t waiting = outbox_waiting(&stream->outbox);
+    enum wire_flush flush = wire_flush(&stream->wire);
+    size_t waiting = wire_unsent(&stream->wire);
     size_t keep = waiting < stream->owed ? waiting : stream->owed;
 
-    if (flush == OUTBOX_ERROR)
+    if (flush == WIRE_ERROR)
         return stream_fail_errno(stream, errno);
     *out_len = stream->owed - keep;
     stream->owed = keep;
@@ -432,7 +431,7 @@ static enum stream_result settle_records(struct stream *stream, size_t *out_len)
 }
 
 /* What is encrypted cannot be taken back, but nobody needs to know: the caller keeps its bytes, as
- * many as still wait in the outbox, until the socket has those too. So whoever waits for its buffer
+ * many as still wait in the wire, until the socket has those too. So whoever waits for its buffer
  * to be empty waits for the socket. */
 static enum stream_result write_tls(struct stream *stream, const void *data, size_t len,
                                     size_t *out_len)
@@ -444,12 +443,12 @@ static enum stream_result write_tls(struct stream *stream, const void *data, siz
         stream->full = false;
         return STREAM_WANT_WRITE;
     }
-    if (stream->owed == 0 && outbox_waiting(&stream->outbox) == 0) {
-        if (len > OUTBOX_RECORD_MAX)
+    if (stream->owed == 0 && wire_unsent(&stream->wire) == 0) {
+        if (len > WIRE_RECORD_MAX)
             result = gather_records(stream, data, len);
         /* One record goes as it is; so does whatever found no room. */
-        if (result == STREAM_DONE && outbox_waiting(&stream->outbox) == 0) {
-            outbox_release(&stream->outbox);
+        if (result == STREAM_DONE && wire_unsent(&stream->wire) == 0) {
+            wire_release(&stream->wire);
             return write_record(stream, data, len, out_len);
         }
     }
@@ -471,7 +470,9 @@ bool stream_has_pending(const struct stream *stream)
 {
     if (stream->ssl == NULL || stream->failed)
         return false;
-    return SSL_pending(stream->ssl) > 0 || (!stream->read_dry && SSL_has_pending(stream->ssl) == 1);
+    return SSL_pending(stream->ssl) > 0 ||
+           (!stream->read_dry &&
+            (wire_has_unread(&stream->wire) || SSL_has_pending(stream->ssl) == 1));
 }
 
 static enum stream_result send_close_notify(struct stream *stream)

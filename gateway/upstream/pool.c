@@ -358,7 +358,7 @@ struct pool_conn *pool_take_kept(struct upstream_pool *pool, const struct server
     struct pool_conn *conn;
 
     while ((conn = pool_find_kept(pool, server)) != NULL) {
-        if (take == POOL_TAKE_ALIVE && !pool_conn_is_quiet(conn)) {
+        if ((take == POOL_TAKE_ALIVE || conn->unsure) && !pool_conn_is_quiet(conn)) {
             pool_conn_close(&conn);
             continue;
         }

@@ -62,7 +62,8 @@ struct pool_conn {
     bool reused;        /* it was kept before */
     bool ended;         /* the end of file was read, */
     bool broke;         /* or reading or writing failed */
-    size_t refs;        /* open, and inside its own callback */
+    bool unsure; /* kept; more bytes than the answer may have come: look before the next use */
+    size_t refs; /* open, and inside its own callback */
 };
 
 void pool_ref(struct upstream_pool *pool);

@@ -2,8 +2,8 @@
 /* The response half of an exchange.
  *
  * Heads are read into upstream->in, a small buffer; what follows the final head in it is the body's
- * beginning. The rest of the body goes from the socket through the worker's scratch memory and the
- * parser straight into the caller's sink, and only when the caller asks for it: decoding never
+ * beginning. The rest goes from the socket straight into the caller's sink, a chunked body through
+ * the worker's scratch memory and the parser, and only when the caller asks for it: decoding never
  * makes bytes more, so what fits the sink raw fits it decoded. */
 #include "gateway/upstream/private.h"
 
@@ -205,20 +205,57 @@ static enum body_step response_ended(struct upstream *upstream, const char *why)
     return BODY_STEP_FAILED;
 }
 
-/* *budget loses what was read. */
-static enum body_step response_feed_socket(struct upstream *upstream, struct buf *sink, size_t room,
-                                           size_t *budget)
+/* Where bytes of the body are read to. */
+struct body_room {
+    char *at;
+    size_t size;
+    bool direct; /* it is the sink's own memory */
+};
+
+/* Bytes that are body and nothing else need no way round through scratch memory and parser. */
+static struct body_room response_room(struct upstream *upstream, struct buf *sink, size_t size)
 {
     const struct upstream_pool_params *params = &upstream->pool->params;
-    size_t len = 0, used = 0;
+    struct body_room room = {.size = 0};
 
-    if (room > *budget)
-        room = *budget;
-    if (room > params->scratch_size)
-        room = params->scratch_size;
-    if (room == 0 || upstream->dry)
+    if (http_parser_verbatim(upstream->conn->parser) > 0)
+        room.at = buf_reserve(sink, &room.size);
+    room.direct = room.at != NULL;
+    if (!room.direct)
+        room = (struct body_room){.at = params->scratch, .size = params->scratch_size};
+    if (room.size > size)
+        room.size = size;
+    return room;
+}
+
+/* `len` bytes were read. What is more than the body ends with the connection. */
+static enum body_step response_take(struct upstream *upstream, struct buf *sink,
+                                    const struct body_room *room, size_t len)
+{
+    struct http_parser *parser = upstream->conn->parser;
+    size_t used = 0;
+
+    if (!room->direct) {
+        enum http_parse result = http_parser_feed(parser, room->at, len, sink, &used);
+        return response_fed(upstream, result, used < len);
+    }
+    used = len < http_parser_verbatim(parser) ? len : (size_t)http_parser_verbatim(parser);
+    buf_commit(sink, used);
+    return response_fed(upstream, http_parser_pass(parser, used), used < len);
+}
+
+/* *budget loses what was read. */
+static enum body_step response_feed_socket(struct upstream *upstream, struct buf *sink, size_t size,
+                                           size_t *budget)
+{
+    size_t len = 0;
+
+    if (size > *budget)
+        size = *budget;
+    if (size == 0 || upstream->dry)
         return BODY_STEP_WAIT;
-    switch (pool_conn_read(upstream->conn, params->scratch, room, &len)) {
+    struct body_room room = response_room(upstream, sink, size);
+    switch (pool_conn_read(upstream->conn, room.at, room.size, &len)) {
     case POOL_IO_DONE:
         break;
     case POOL_IO_WAIT:
@@ -229,11 +266,9 @@ static enum body_step response_feed_socket(struct upstream *upstream, struct buf
         return response_ended(upstream, pool_conn_error(upstream->conn));
     }
     upstream->progress_ms = clock_monotonic_ms();
-    upstream->dry = len < room && !pool_conn_has_more(upstream->conn);
+    upstream->dry = len < room.size && !pool_conn_has_more(upstream->conn);
     *budget -= len;
-    enum http_parse result =
-        http_parser_feed(upstream->conn->parser, params->scratch, len, sink, &used);
-    return response_fed(upstream, result, used < len);
+    return response_take(upstream, sink, &room, len);
 }
 
 /* The caller waits from now on; on_readable follows. */

@@ -843,8 +843,10 @@ void upstream_finish(struct upstream **upstream_at)
 
     *upstream_at = NULL;
     if (upstream->response == RESPONSE_DONE && upstream->request == REQUEST_SENT &&
-        upstream->may_keep)
+        upstream->may_keep) {
+        upstream->conn->unsure = !upstream->dry;
         pool_keep(&upstream->conn);
+    }
     upstream_close(upstream);
 }
 

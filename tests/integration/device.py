@@ -127,6 +127,13 @@ class Connection:
             self._flush()
         return self
 
+    def send_records(self, *records: bytes) -> "Connection":
+        """Each a TLS record of its own (up to 16 KiB), all in one piece."""
+        for record in records:
+            self.tls.write(record)
+        self._flush()
+        return self
+
     def request(
         self,
         method: str,

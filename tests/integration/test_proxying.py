@@ -341,6 +341,27 @@ def test_a_large_upload_arrives_bit_by_bit(
 
 
 @both_versions
+@pytest.mark.parametrize("record", [1000, 9000, 16_000, 16_383])
+def test_records_that_do_not_fill_a_buffer_do_not_get_stuck_in_tls(
+    backend: Backend, new_device: NewDevice, version: str, record: int
+) -> None:
+    """What was read from the socket before there was room for it stays within TLS, where no readiness
+    announces it: when room comes, somebody must think of it, or the upload times out.
+    """
+    backend.on("/upload", upload_digest)
+    body = pattern(400_000)
+    head = f"PUT /upload HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    with new_device().connect(version=version) as connection:
+        connection.send_records(head.encode(), *slices(body, record))
+        response = connection.response("PUT")
+    assert response.body.decode() == hashlib.sha256(body).hexdigest()
+
+
+def slices(data: bytes, size: int) -> Iterator[bytes]:
+    return (data[i : i + size] for i in range(0, len(data), size))
+
+
+@both_versions
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_a_large_download_arrives_bit_by_bit(
     backend: Backend, new_device: NewDevice, version: str, framing: str

@@ -805,6 +805,42 @@ static void bodies_land_in_the_buffer_as_they_are(void **state)
     buf_release(&body);
 }
 
+static void bytes_of_a_body_may_pass_by_the_parser(void **state)
+{
+    static const char length[] = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc";
+    static const char until_end[] = "HTTP/1.1 200 OK\r\n\r\n";
+    static const char chunked[] = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    struct http_parser *parser = http_parser_new(HTTP_PARSER_RESPONSE, usual);
+    struct buf body;
+    size_t used, at;
+
+    buf_init(&body, 100);
+    assert_int_equal(http_parser_verbatim(parser), 0);
+    assert_int_equal(http_parser_feed(parser, length, sizeof(length) - 1, NULL, &at),
+                     HTTP_PARSE_HEAD);
+    assert_int_equal(http_parser_verbatim(parser), 10);
+    assert_int_equal(http_parser_feed(parser, length + at, 3, &body, &used), HTTP_PARSE_MORE);
+    assert_int_equal(http_parser_verbatim(parser), 7);
+    assert_int_equal(http_parser_pass(parser, 6), HTTP_PARSE_MORE);
+    assert_int_equal(http_parser_pass(parser, 1), HTTP_PARSE_COMPLETE);
+    assert_int_equal(http_parser_verbatim(parser), 0);
+
+    http_parser_next(parser);
+    assert_int_equal(http_parser_feed(parser, chunked, sizeof(chunked) - 1, NULL, &used),
+                     HTTP_PARSE_HEAD);
+    assert_int_equal(http_parser_verbatim(parser), 0);
+    assert_int_equal(http_parser_feed(parser, "0\r\n\r\n", 5, &body, &used), HTTP_PARSE_COMPLETE);
+
+    http_parser_next(parser);
+    assert_int_equal(http_parser_feed(parser, until_end, sizeof(until_end) - 1, NULL, &used),
+                     HTTP_PARSE_HEAD);
+    assert_int_equal(http_parser_pass(parser, UINT64_C(1) << 40), HTTP_PARSE_MORE);
+    assert_int_equal(http_parser_verbatim(parser), UINT64_MAX);
+    assert_int_equal(http_parser_feed_eof(parser), HTTP_PARSE_COMPLETE);
+    http_parser_free(&parser);
+    buf_release(&body);
+}
+
 static int take_no_body(llhttp_t *llhttp)
 {
     return 1;
@@ -857,6 +893,7 @@ int main(void)
         cmocka_unit_test(extensions_and_trailers_are_bounded_over_the_message),
         cmocka_unit_test(connection_options_are_bounded),
         cmocka_unit_test(bodies_land_in_the_buffer_as_they_are),
+        cmocka_unit_test(bytes_of_a_body_may_pass_by_the_parser),
         cmocka_unit_test(llhttp_pauses_behind_a_message_and_can_be_told_of_no_body),
     };
     return cmocka_run_group_tests_name("http_parser", tests, NULL, NULL);
