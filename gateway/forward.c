@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "gateway/forward.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/base/encode.h"
 #include "gateway/http/fields.h"
 
 static bool put_field(struct buf *out, const char *name, struct str value)
@@ -15,7 +15,9 @@ static bool put_field(struct buf *out, const char *name, struct str value)
 
 static bool put_number(struct buf *out, const char *name, uint64_t value)
 {
-    return buf_printf(out, "%s: %" PRIu64 "\r\n", name, value);
+    char digits[ENCODE_DECIMAL_MAX];
+
+    return put_field(out, name, (struct str){digits, encode_unsigned(value, digits)});
 }
 
 static bool put_framing(struct buf *out, enum http_framing framing, uint64_t content_length)
@@ -61,14 +63,16 @@ static bool put_origin(const struct forward_request *request, struct buf *out)
     const struct exchange_peer *peer = request->env->peer;
     bool is_ip = peer->port != 0;
     const char *proto = peer->certificate != NULL ? "https" : "http";
-    bool is_ip6 = strchr(peer->address, ':') != NULL;
-    char node[sizeof(peer->address) + 4] = "unknown";
+    bool is_ip6 = is_ip && strchr(peer->address, ':') != NULL;
 
     /* RFC 7239, section 6: what is no address is "unknown"; IPv6 goes into brackets, and therefore
      * into quotes. */
-    if (is_ip)
-        (void)snprintf(node, sizeof(node), is_ip6 ? "\"[%s]\"" : "%s", peer->address);
-    return buf_printf(out, "Forwarded: for=%s;proto=%s\r\n", node, proto) &&
+    return buf_append_str(out, STR("Forwarded: for=")) &&
+           buf_append_str(out, is_ip6 ? STR("\"[") : STR("")) &&
+           buf_append_str(out, is_ip ? str_c(peer->address) : STR("unknown")) &&
+           buf_append_str(out, is_ip6 ? STR("]\"") : STR("")) &&
+           buf_append_str(out, STR(";proto=")) && buf_append_str(out, str_c(proto)) &&
+           buf_append(out, "\r\n", 2) &&
            (!is_ip || put_field(out, "X-Forwarded-For", str_c(peer->address))) &&
            put_field(out, "X-Forwarded-Proto", str_c(proto)) &&
            (request->asked_host.len == 0 ||
@@ -117,7 +121,12 @@ bool forward_response_head(const struct forward_response *response, struct buf *
 {
     const struct http_head *head = response->head;
 
-    return buf_printf(out, "HTTP/1.1 %03d ", head->status) && buf_append_str(out, head->phrase) &&
+    /* Three digits: 100 to 599. */
+    char status[ENCODE_DECIMAL_MAX];
+    struct str number = {status, encode_unsigned((uint64_t)head->status, status)};
+
+    return buf_append_str(out, STR("HTTP/1.1 ")) && buf_append_str(out, number) &&
+           buf_append(out, " ", 1) && buf_append_str(out, head->phrase) &&
            buf_append(out, "\r\n", 2) && http_fields_forward(head, HTTP_FIELDS_TO_CLIENT, out) &&
            put_framing(out, response->framing, response->content_length) &&
            (!response->with_length ||

@@ -97,6 +97,7 @@ int main(int argc, char **argv)
     int option;
 
     open_standard_files();
+    mem_init();
     while ((option = getopt(argc, argv, "c:tTVh")) != -1) {
         switch (option) {
         case 'c':

@@ -38,21 +38,26 @@ size_t encode_base64(const uint8_t *data, size_t len, char *out)
     return (size_t)(p - out);
 }
 
-size_t encode_decimal(int64_t value, char out[ENCODE_DECIMAL_MAX])
+size_t encode_unsigned(uint64_t value, char out[ENCODE_DECIMAL_MAX - 1])
 {
-    uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
     char digits[ENCODE_DECIMAL_MAX];
     size_t n = 0, len = 0;
 
     do {
-        digits[n++] = (char)('0' + rest % 10);
-        rest /= 10;
-    } while (rest > 0);
-    if (value < 0)
-        out[len++] = '-';
+        digits[n++] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value > 0);
     while (n > 0)
         out[len++] = digits[--n];
     return len;
+}
+
+size_t encode_decimal(int64_t value, char out[ENCODE_DECIMAL_MAX])
+{
+    if (value >= 0)
+        return encode_unsigned((uint64_t)value, out);
+    out[0] = '-';
+    return 1 + encode_unsigned(0 - (uint64_t)value, out + 1);
 }
 
 void random_bytes(void *out, size_t len)

@@ -17,8 +17,9 @@ void encode_hex(const uint8_t *data, size_t len, char *out);
 size_t encode_base64(const uint8_t *data, size_t len, char *out);
 
 /* Decimal digits, with a '-' for negative numbers; no NUL. Returns the length. */
-enum { ENCODE_DECIMAL_MAX = 20 };
+enum { ENCODE_DECIMAL_MAX = 21 };
 size_t encode_decimal(int64_t value, char out[ENCODE_DECIMAL_MAX]);
+size_t encode_unsigned(uint64_t value, char out[ENCODE_DECIMAL_MAX - 1]);
 
 /* From the kernel. Ends the process when the kernel has none: nothing could be safe then. */
 void random_bytes(void *out, size_t len);

@@ -111,11 +111,27 @@ static size_t utf8_sequence(const unsigned char *p, size_t len)
     return n;
 }
 
+/* Eight bytes at once: true when each of them stands for itself between quotes. A byte of `x` that
+ * is 0 borrows from its top bit in (x - ones) & ~x; what it may spoil lies above it. */
+static bool line_is_plain_word(const char *p)
+{
+    const uint64_t ones = UINT64_C(0x0101010101010101), tops = ones << 7;
+    uint64_t word;
+
+    memcpy(&word, p, sizeof(word));
+    uint64_t quote = word ^ ones * '"', backslash = word ^ ones * '\\', del = word ^ ones * 0x7f;
+    uint64_t odd = ((word - ones * ' ') & ~word) | ((quote - ones) & ~quote) |
+                   ((backslash - ones) & ~backslash) | ((del - ones) & ~del) | word;
+    return (odd & tops) == 0;
+}
+
 /* How many bytes at the beginning stand for themselves between quotes. */
 static size_t line_plain_run(struct str s)
 {
     size_t n = 0;
 
+    while (s.len - n >= sizeof(uint64_t) && line_is_plain_word(s.p + n))
+        n += sizeof(uint64_t);
     while (n < s.len && s.p[n] >= ' ' && s.p[n] < '\x7f' && s.p[n] != '"' && s.p[n] != '\\')
         n++;
     return n;

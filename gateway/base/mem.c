@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "gateway/base/mem.h"
 
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,18 @@ static void *mem_or_die(void *pointer)
         abort();
     }
     return pointer;
+}
+
+void mem_init(void)
+{
+    enum { MAP_ABOVE = 1 << 20, KEEP_FREE = 4 << 20 };
+
+    /* Otherwise buffers above 128 KiB come from the kernel and go back to it, page faults included,
+     * a heap's end is given back as soon as two buffers are free there, and every large piece that
+     * is freed first sweeps all the small ones together. */
+    (void)mallopt(M_MMAP_THRESHOLD, MAP_ABOVE);
+    (void)mallopt(M_TRIM_THRESHOLD, KEEP_FREE);
+    (void)mallopt(M_MXFAST, 0);
 }
 
 void *mem_zalloc(size_t size)

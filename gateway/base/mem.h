@@ -8,6 +8,10 @@
 
 #include "gateway/base/macros.h"
 
+/* Once, before there are threads: fits the C library's heap to a server that takes and returns
+ * buffers of 16 to 128 KiB all the time. */
+void mem_init(void);
+
 /* Zeroed. Never NULL. Free with mem_free(). */
 #define mem_new(type) ((type *)mem_zalloc(sizeof(type)))
 void *mem_zalloc(size_t size) MUST_CHECK;

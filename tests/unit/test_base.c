@@ -165,6 +165,35 @@ static void log_lines_cannot_be_forged_by_a_peer(void **state)
                         "time=1970-01-01T00:00:00.000Z level=debug msg=\"two words\" n=-5 ok=true");
 }
 
+/* Text is looked at in pieces of eight bytes: whatever stands anywhere in one, each byte comes out as
+ * it does alone. */
+static void each_byte_is_escaped_wherever_it_stands(void **state)
+{
+    char text[24], line[256], alone[256];
+
+    for (int byte = 0; byte < 256; byte++) {
+        const char c = (char)byte;
+        size_t len =
+            log_format_line(LOG_JSON, LOG_INFO, 0, "m", &LOG_SLICE("t", ((struct str){&c, 1})), 1,
+                            alone, sizeof(alone));
+        const char *from = strstr(alone, "\"t\":\"") + 5;
+        struct str escaped = {from, len - (size_t)(from - alone) - 2};
+
+        for (size_t at = 0; at < sizeof(text); at++) {
+            memset(text, 'a', sizeof(text));
+            text[at] = c;
+            log_format_line(LOG_JSON, LOG_INFO, 0, "m",
+                            &LOG_SLICE("t", ((struct str){text, sizeof(text)})), 1, line,
+                            sizeof(line));
+            const char *value = strstr(line, "\"t\":\"") + 5;
+            assert_memory_equal(value, text, at);
+            assert_memory_equal(value + at, escaped.p, escaped.len);
+            assert_memory_equal(value + at + escaped.len, text + at + 1, sizeof(text) - at - 1);
+            assert_string_equal(value + sizeof(text) - 1 + escaped.len, "\"}");
+        }
+    }
+}
+
 static void long_log_lines_are_cut_and_stay_well_formed(void **state)
 {
     char line[256], big[1000];
@@ -347,6 +376,7 @@ int main(void)
         cmocka_unit_test(times_are_written_as_the_rfcs_want),
         cmocka_unit_test(bytes_become_hex_and_base64),
         cmocka_unit_test(log_lines_cannot_be_forged_by_a_peer),
+        cmocka_unit_test(each_byte_is_escaped_wherever_it_stands),
         cmocka_unit_test(long_log_lines_are_cut_and_stay_well_formed),
         cmocka_unit_test(numbers_are_written_in_decimal),
         cmocka_unit_test(lines_that_may_wait_leave_together_and_in_order),
