@@ -65,7 +65,7 @@ static const char *const mode_names[] = {"full", "resumed", "keepalive", "hold"}
 
 /*
  *   IDLE ── start ──▶ CONNECTING ─▶ HANDSHAKE ─▶ SENDING ─▶ HEAD ─▶ BODY ─┬─▶ CLOSING ─▶ IDLE
- *                                                   ▲                     ├─▶ STANDING (hold)
+ *                                                   ▲                     ├─▶ STANDING ─▶ CUT (hold)
  *                                                   └──────── start ──────┴── OPEN (keepalive)
  */
 enum state {
@@ -78,6 +78,7 @@ enum state {
     STATE_OPEN,       /* between two requests */
     STATE_CLOSING,    /* waits for the server to close, as it was asked to */
     STATE_STANDING,   /* held */
+    STATE_CUT, /* was held; nothing more is done with it, as that would delay the others' clock */
 };
 
 struct device {
@@ -564,7 +565,7 @@ static enum step step_standing(struct conn *conn, uint32_t events)
     if (run.cut++ == 0) {
         run.first_cut_ns = run.last_cut_ns;
     }
-    conn_close(conn);
+    conn->state = STATE_CUT;
     return STEP_WAIT;
 }
 
@@ -602,6 +603,8 @@ static void drive(struct conn *conn, uint32_t events)
         case STATE_CLOSING:
             step = step_closing(conn);
             break;
+        case STATE_CUT:
+            return;
         case STATE_STANDING:
             step = step_standing(conn, events);
             break;
