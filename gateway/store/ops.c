@@ -369,10 +369,11 @@ void ops_init(struct ops *ops, struct event_base *base, const struct config *con
 
 void ops_deinit(struct ops *ops)
 {
-    /* Of those that were sent, what waits for a time; the links have answered all others. */
+    /* Of those that were sent, what waits for a time; the links have answered all others. The
+     * newest first: what stands for others is older than they, and ended by them. */
     while (!list_is_empty(&ops->deferred) || !list_is_empty(&ops->sent)) {
         struct list *list = list_is_empty(&ops->deferred) ? &ops->sent : &ops->deferred;
-        op_end(list_entry(list->next, struct store_op, link), STORE_UNAVAILABLE);
+        op_end(list_entry(list->prev, struct store_op, link), STORE_UNAVAILABLE);
     }
     event_free(ops->deferral);
 }

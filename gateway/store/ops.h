@@ -61,7 +61,7 @@ struct store_op {
     const char *doing; /* literal, for the log */
     op_end_fn *end;
     const struct script *script; /* NULL: a plain command */
-    char *body;                  /* owned; kept for a second try only when there is a script */
+    char *body;                  /* owned; kept for further tries */
     size_t body_len;
     size_t n_args;              /* in `body` */
     enum store_command command; /* for those who measure */
