@@ -312,7 +312,9 @@ uint64_t topology_asked(const struct topology *topology)
 
 uint64_t topology_named(const struct topology *topology)
 {
-    return config_store_is_guided(topology->config) ? topology->named : UINT64_MAX;
+    if (!config_store_is_guided(topology->config))
+        return UINT64_MAX;
+    return topology->is_changed ? 0 : topology->named;
 }
 
 void topology_verify(struct topology *topology)

@@ -38,7 +38,8 @@ void topology_free(struct topology **topology);
 const struct store_address *topology_server(const struct topology *topology, uint32_t partition);
 
 /* Questions are numbered from 1. How many were asked so far, and which one's answer has named the
- * present servers: 0 for none, UINT64_MAX where nobody has to be asked. */
+ * present servers: 0 for none, and while they have others of which nobody was told yet; UINT64_MAX
+ * where nobody has to be asked. */
 uint64_t topology_asked(const struct topology *topology);
 uint64_t topology_named(const struct topology *topology);
 /* Ask now: what was asked before counts no longer. */
