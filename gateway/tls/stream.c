@@ -446,11 +446,11 @@ static enum stream_result write_tls(struct stream *stream, const void *data, siz
     if (stream->owed == 0 && wire_unsent(&stream->wire) == 0) {
         if (len > WIRE_RECORD_MAX)
             result = gather_records(stream, data, len);
-        /* One record goes as it is; so does whatever found no room. */
-        if (result == STREAM_DONE && wire_unsent(&stream->wire) == 0) {
-            wire_release(&stream->wire);
+        /* One record goes as it is; so does whatever found no room: with nothing to send, the flush
+         * only ends gathering. */
+        if (result == STREAM_DONE && wire_unsent(&stream->wire) == 0 &&
+            wire_flush(&stream->wire) == WIRE_SENT)
             return write_record(stream, data, len, out_len);
-        }
     }
     return result == STREAM_DONE ? settle_records(stream, out_len) : result;
 }

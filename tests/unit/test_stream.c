@@ -116,6 +116,41 @@ static void large_answers_pass_with_what_tls_has_to_say_itself(void **state)
     free(received);
 }
 
+/* An answer may begin while the upload is under way: what was read ahead of it is still there. */
+static void small_answers_do_not_disturb_an_upload(void **state)
+{
+    enum { TOTAL = 1 << 20 };
+    struct tls_server *server = usual_server();
+    struct client client;
+    struct link link;
+    uint8_t *sent = malloc(TOTAL), *received = malloc(TOTAL);
+    size_t n_read = 0, n;
+    char answer[8];
+
+    for (size_t i = 0; i < TOTAL; i++)
+        sent[i] = (uint8_t)(i * 31 >> 3);
+    connect_device(&link, server, &client, TLS1_3_VERSION);
+    for (size_t at = 0; n_read < TOTAL;) {
+        while (at < TOTAL &&
+               SSL_write_ex(link.ssl, sent + at, TOTAL - at < 30000 ? TOTAL - at : 30000, &n) == 1)
+            at += n;
+        while (n_read < TOTAL) {
+            enum stream_result result =
+                stream_read(link.stream, received + n_read, TOTAL - n_read, &n);
+            if (result == STREAM_WANT_READ)
+                break;
+            assert_int_equal(result, STREAM_DONE);
+            n_read += n;
+            assert_int_equal(stream_write(link.stream, "progress", 8, &n), STREAM_DONE);
+            assert_int_equal(SSL_read_ex(link.ssl, answer, sizeof(answer), &n), 1);
+        }
+    }
+    assert_memory_equal(sent, received, TOTAL);
+    disconnect(&link, &client, &server);
+    free(sent);
+    free(received);
+}
+
 static bool socket_has_bytes(const struct stream *stream)
 {
     struct pollfd fd = {.fd = stream_fd(stream), .events = POLLIN};
@@ -265,6 +300,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(megabytes_pass_both_ways),
         cmocka_unit_test(large_answers_pass_with_what_tls_has_to_say_itself),
+        cmocka_unit_test(small_answers_do_not_disturb_an_upload),
         cmocka_unit_test(what_came_with_the_handshake_is_announced_as_pending),
         cmocka_unit_test(each_side_ends_by_itself),
         cmocka_unit_test(a_cut_connection_is_not_an_orderly_end),
