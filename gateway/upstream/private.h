@@ -120,7 +120,8 @@ struct upstream {
 void upstream_set_request_state(struct upstream *upstream, enum request_state state);
 void upstream_set_response_state(struct upstream *upstream, enum response_state state);
 
-/* An exchange with one server and no other, on a new connection beyond all limits: a probe. */
+/* An exchange with one server and no other, on a new connection beyond all limits: a probe. Fitness,
+ * trials and counters of servers are the business of requests: it touches none of them. */
 struct upstream *upstream_start_pinned(struct upstream_pool *pool, struct server *server,
                                        const struct upstream_request *request,
                                        const struct upstream_handlers *handlers,

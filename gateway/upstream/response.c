@@ -80,10 +80,11 @@ static void response_final(struct upstream *upstream, const struct http_head *he
     bool surplus = upstream->complete && !buf_is_empty(&upstream->in);
     upstream->may_keep = head->keep_alive && head->framing != HTTP_FRAMING_EOF && !surplus;
     upstream->awaiting = true;
-    server_answered(&upstream->pool->servers, upstream->server, upstream->trial);
-    if (upstream->pinned == NULL)
+    if (upstream->pinned == NULL) {
+        server_answered(&upstream->pool->servers, upstream->server, upstream->trial);
         histogram_observe(&upstream->pool->row->response,
                           clock_monotonic_us() - upstream->started_us);
+    }
     upstream_set_response_state(upstream, RESPONSE_BODY);
     upstream->handlers.on_head(head, upstream->arg);
     /* The caller may have read already, even up to the end. Otherwise what is here by now would be

@@ -152,9 +152,16 @@ static void upstream_drop_conn(struct upstream *upstream)
         pool_conn_close(&upstream->conn);
 }
 
+/* A probe is not one of the requests by which its server is judged: it neither is a trial nor ejects,
+ * and counts nowhere. What it found is said by health.c. */
+static bool upstream_is_probe(const struct upstream *upstream)
+{
+    return upstream->pinned != NULL;
+}
+
 static void upstream_leave_server(struct upstream *upstream)
 {
-    if (upstream->server != NULL)
+    if (upstream->server != NULL && !upstream_is_probe(upstream))
         server_leave(upstream->server, upstream->trial);
     upstream->server = NULL;
 }
@@ -189,18 +196,21 @@ static void upstream_close(struct upstream *upstream)
     upstream_release(upstream);
 }
 
-/* What a failure of the exchange says about its server. */
-static void upstream_blame(struct upstream *upstream, enum reason reason)
+static void upstream_blame(struct upstream *upstream, enum server_fault fault, const char *why)
 {
-    enum server_fault fault =
-        reason == REASON_BACKEND_TIMEOUT ? SERVER_FAULT_TIMEOUT : SERVER_FAULT_BROKEN;
+    if (!upstream_is_probe(upstream))
+        server_failed(&upstream->pool->servers, upstream->server, fault, why, clock_monotonic_ms());
+}
 
-    if (upstream->server == NULL || upstream->blameless ||
-        (reason != REASON_BACKEND_TIMEOUT && reason != REASON_BACKEND_BROKEN &&
-         reason != REASON_BACKEND_INVALID))
+/* What a failure of the exchange says about its server. */
+static void upstream_blame_failure(struct upstream *upstream, enum reason reason)
+{
+    if (upstream->server == NULL || upstream->blameless)
         return;
-    server_failed(&upstream->pool->servers, upstream->server, fault, upstream->failure_text,
-                  clock_monotonic_ms());
+    if (reason == REASON_BACKEND_TIMEOUT)
+        upstream_blame(upstream, SERVER_FAULT_TIMEOUT, upstream->failure_text);
+    else if (reason == REASON_BACKEND_BROKEN || reason == REASON_BACKEND_INVALID)
+        upstream_blame(upstream, SERVER_FAULT_BROKEN, upstream->failure_text);
 }
 
 void upstream_note_failure(struct upstream *upstream, enum reason reason, const char *what,
@@ -216,7 +226,7 @@ void upstream_note_failure(struct upstream *upstream, enum reason reason, const 
         .text = upstream->failure_text,
         .server = upstream->failure_server,
     };
-    upstream_blame(upstream, reason);
+    upstream_blame_failure(upstream, reason);
     upstream_set_response_state(upstream, RESPONSE_FAILED);
     upstream_leave_line(upstream);
     upstream_drop_conn(upstream);
@@ -253,6 +263,8 @@ static void upstream_send(struct upstream *upstream);
 
 static size_t upstream_servers_left(const struct upstream *upstream)
 {
+    if (upstream_is_probe(upstream))
+        return 1;
     return upstream->pool->servers.n - (size_t)__builtin_popcountll(upstream->tried);
 }
 
@@ -363,12 +375,6 @@ static bool upstream_attempt(struct upstream *upstream, int *out_error)
     return true;
 }
 
-static void upstream_blame_connect(struct upstream *upstream, const char *why)
-{
-    server_failed(&upstream->pool->servers, upstream->server, SERVER_FAULT_CONNECT, why,
-                  clock_monotonic_ms());
-}
-
 /* Goes to the next server; false when there is none left. */
 static bool upstream_choose(struct upstream *upstream)
 {
@@ -382,7 +388,7 @@ static bool upstream_choose(struct upstream *upstream)
         return false;
     upstream_leave_server(upstream);
     upstream->server = server;
-    upstream->trial = server_enter(server, now_ms);
+    upstream->trial = !upstream_is_probe(upstream) && server_enter(server, now_ms);
     return true;
 }
 
@@ -409,7 +415,7 @@ static void upstream_try(struct upstream *upstream, const char *why)
             return;
         }
         upstream->attempt_reason = REASON_BACKEND_UNAVAILABLE;
-        upstream_blame_connect(upstream, why);
+        upstream_blame(upstream, SERVER_FAULT_CONNECT, why);
     }
     enum reason reason = upstream->ever_touched ? REASON_BACKEND_BROKEN : upstream->attempt_reason;
     upstream->blameless = true; /* connecting was blamed already */
@@ -425,7 +431,7 @@ static void upstream_connect_failed(struct upstream *upstream, const char *why)
 {
     pool_conn_close(&upstream->conn);
     event_del(&upstream->kick);
-    upstream_blame_connect(upstream, why);
+    upstream_blame(upstream, SERVER_FAULT_CONNECT, why);
     upstream_try(upstream, why);
 }
 
@@ -450,8 +456,7 @@ static void upstream_send_again(struct upstream *upstream, const char *why)
         stat_add(&upstream->pool->row->resent, 1);
     }
     if (!upstream->blameless)
-        server_failed(&upstream->pool->servers, upstream->server, SERVER_FAULT_BROKEN, why,
-                      clock_monotonic_ms());
+        upstream_blame(upstream, SERVER_FAULT_BROKEN, why);
     upstream->blameless = false;
     upstream->attempt_reason = upstream->conn->stream != NULL && !upstream->conn->reused
                                    ? REASON_BACKEND_TLS

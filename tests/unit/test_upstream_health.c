@@ -119,6 +119,35 @@ static void when_all_are_unhealthy_they_are_asked_all_the_same(void **state)
     world_free(world);
 }
 
+/* Requests found the server unfit: what it says to probes does not make it fit for requests. */
+static void a_probe_is_no_trial(void **state)
+{
+    static const struct fake_script scripts[] = {{{REQUEST, DO(FAKE_CLOSE)}},
+                                                 {{REQUEST, SEND(ANSWER("200"))}}};
+    struct world *world = probing_world();
+    const char *path = world->backend.health.path;
+
+    world->backend.ejection_failures = 1;
+    world->backend.ejection_on = CONFIG_EJECTION_ON_BROKEN;
+    world->backend.ejection_base_ms = world->backend.ejection_max_ms = 60000;
+    world->backend.health.path = NULL;
+    (void)world_add(world, scripts, 2);
+    world_open(world);
+    assert_exchange(world, &request_post_5, "failed broken backend-broken");
+    assert_fit_becomes(world, 0, 1);
+
+    struct upstream_pool *before = world->pool;
+    world->backend.health.path = path;
+    world_open(world);
+    upstream_pool_inherit(world->pool, before);
+    upstream_pool_unref(&before);
+    assert_fit_becomes(world, 0, 4);
+    const struct server_row *row = &upstream_counts_servers(world->counts)->rows[0];
+    assert_int_equal(stat_get(&row->answered), 0);
+    assert_int_equal(stat_get(&row->ejections), 1);
+    world_free(world);
+}
+
 static void probes_end_with_the_pool(void **state)
 {
     static const struct fake_script silent = {{REQUEST, DO(FAKE_HANG)}};
@@ -141,6 +170,7 @@ int main(void)
         cmocka_unit_test(bad_answers_in_a_row_make_a_server_unhealthy),
         cmocka_unit_test(good_answers_in_a_row_make_it_healthy_again),
         cmocka_unit_test(when_all_are_unhealthy_they_are_asked_all_the_same),
+        cmocka_unit_test(a_probe_is_no_trial),
         cmocka_unit_test(probes_end_with_the_pool),
     };
     return cmocka_run_group_tests_name("upstream_health", tests, NULL, NULL);
