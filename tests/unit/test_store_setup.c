@@ -138,6 +138,38 @@ static void a_user_with_a_password_is_let_in(void **state)
     mem_free(world);
 }
 
+/* A fleet whose user still had the rights of the version before: the event and the record were
+ * written when the script met the set that it had no right to, and told of a failure. */
+static void a_user_without_rights_to_all_changes_nothing(void **state)
+{
+    struct world *world = mem_new(struct world);
+    struct config config = test_config();
+    char path[128];
+
+    redis_fixture_do(&shared, "FLUSHALL");
+    redis_fixture_do(&shared, "ACL SETUSER gateway on >right ~test:* +@all -@admin -@sortedset");
+    (void)snprintf(path, sizeof(path), "%s/password", shared.folder);
+    write_password(path, "right\n");
+    config.store.username = "gateway";
+    config.store.password_file = path;
+    world_open(world, &shared, &config);
+    wait_until(world, store_is_ready(world->store));
+    struct change change = record_change("d1", 1);
+    change.n_events = 1;
+    change.events[0] = event_change(EVENT_DEVICE_FIRST_SEEN, "d1").events[0];
+    assert_int_equal(commit_of(world, "d1", &change), STORE_UNAVAILABLE);
+    assert_int_equal(redis_fixture_number(&shared, "EXISTS test:{p00}:device:d1"), 0);
+    assert_int_equal(redis_fixture_number(&shared, "EXISTS test:{p00}:events"), 0);
+    /* What needs no set is not held up. */
+    struct change denial = denial_change(DENY_KEY, HEX_A, "stolen", 0, false);
+    assert_int_equal(commit_of(world, "d1", &denial), STORE_OK);
+    redis_fixture_do(&shared, "ACL SETUSER gateway +@sortedset");
+    assert_int_equal(commit_of(world, "d1", &change), STORE_OK);
+    world_close(world);
+    redis_fixture_do(&shared, "ACL DELUSER gateway");
+    mem_free(world);
+}
+
 static void tcp_names_and_databases_are_found(void **state)
 {
     static const char *const hosts[] = {"localhost", "127.0.0.1"};
@@ -350,6 +382,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(every_partition_is_tailed),
         cmocka_unit_test(data_of_another_layout_is_not_touched),
         cmocka_unit_test(a_user_with_a_password_is_let_in),
+        cmocka_unit_test(a_user_without_rights_to_all_changes_nothing),
         cmocka_unit_test(tcp_names_and_databases_are_found),
         cmocka_unit_test(what_cannot_work_is_told_at_the_start),
         cmocka_unit_test(an_acknowledgement_waits_for_replicas),
