@@ -272,6 +272,7 @@ static bool tail_take_info(struct stream *stream, const redisReply *reply)
     if (stream->counts_anew && id_compare(info.last.id, stream->at.id) == 0) {
         stream->at.count = info.last.count;
         stream->counts_anew = false;
+        tail->has_gap = true; /* what was trimmed on the way here was not noticed */
     }
     if (!tail->is_round)
         tail->lags |= id_compare(info.last.id, stream->at.id) > 0;

@@ -18,7 +18,9 @@
  *
  * Another server than before (tail_lead()) is always a gap: it may lack entries that we have read,
  * which nobody acknowledged, and may have given their ids, or earlier ones, to others. Reading goes
- * on from our position all the same, so that exchanges under way are cut by what came since.
+ * on from our position all the same, so that exchanges under way are cut by what came since. Where
+ * our position stands in the new server's count, and so what it trims, is known only once all is
+ * read: then there is a gap again.
  *
  * What is read from a primary that has become a replica may be old, and nothing in an answer says
  * so. Each round ends with a write that changes nothing, which a replica refuses (a Cluster's

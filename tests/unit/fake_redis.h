@@ -9,7 +9,7 @@
 
 struct redisReply;
 
-enum { FAKE_REDIS_CLIENTS_MAX = 32, FAKE_REDIS_ANSWER_SIZE = 512 };
+enum { FAKE_REDIS_CLIENTS_MAX = 32, FAKE_REDIS_ANSWER_SIZE = 65536 };
 
 /* What to say to a command (an array of texts): RESP text into `out`; left empty: nothing. */
 typedef void fake_redis_answer_fn(const struct redisReply *command,

@@ -15,7 +15,9 @@
 
 #include "fake_redis.h"
 #include "gateway/base/log.h"
+#include "gateway/store/keys.h"
 #include "gateway/store/servers.h"
+#include "gateway/store/tail.h"
 #include "store_world.h"
 
 static bool says(const struct redisReply *command, const char *word)
@@ -204,11 +206,122 @@ static void test_an_answer_that_names_another_master_does_not_vouch_for_the_old_
     event_base_free(base);
 }
 
+/* --- a log that is trimmed while a tail catches up on another server ---------------------------- */
+
+struct log {
+    struct fake_redis fake;
+    unsigned last;     /* entries 1-0 to last-0 were added; */
+    unsigned trims_at; /* when one from here on is read, */
+    unsigned trimmed;  /* these are there no longer */
+    unsigned trims_to;
+};
+
+static void log_put_entries(const struct log *log, unsigned from, char *out, size_t size)
+{
+    enum { ROUND = 512 };
+    unsigned n = log->last - from + 1 < ROUND ? log->last - from + 1 : ROUND;
+    size_t len = (size_t)snprintf(out, size, "*1\r\n*2\r\n$17\r\ntest:{p00}:events\r\n*%u\r\n", n);
+
+    for (unsigned i = from; i < from + n; i++) {
+        char id[16];
+        int id_len = snprintf(id, sizeof(id), "%u-0", i);
+        len += (size_t)snprintf(out + len, size - len, "*2\r\n$%d\r\n%s\r\n*0\r\n", id_len, id);
+    }
+    assert_true(len < size);
+}
+
+static void log_answer(const struct redisReply *command, char out[FAKE_REDIS_ANSWER_SIZE],
+                       void *arg)
+{
+    struct log *log = arg;
+    unsigned after = 0;
+
+    if (says(command, "XINFO") && log->last > 0) {
+        (void)snprintf(out, FAKE_REDIS_ANSWER_SIZE,
+                       "*8\r\n$6\r\nlength\r\n:%u\r\n$17\r\nlast-generated-id\r\n+%u-0\r\n"
+                       "$20\r\nmax-deleted-entry-id\r\n+0-0\r\n$13\r\nentries-added\r\n:%u\r\n",
+                       log->last - log->trimmed, log->last, log->last);
+    } else if (says(command, "XREAD")) {
+        (void)sscanf(fake_redis_word(command, command->elements - 1), "%u-0", &after);
+        if (log->trims_at > 0 && after >= log->trims_at)
+            log->trimmed = log->trims_to;
+        if (after < log->last)
+            log_put_entries(log, 1 + (after > log->trimmed ? after : log->trimmed), out,
+                            FAKE_REDIS_ANSWER_SIZE);
+    } else if (says(command, "GET")) {
+        strcpy(out, "$1\r\n1\r\n");
+    } else if (!answer_as_server(command, out)) {
+        fail_msg("unexpected: %s", fake_redis_word(command, 0));
+    }
+}
+
+static void count_gap(void *arg)
+{
+    ++*(unsigned *)arg;
+}
+
+static void ignore_doubt(void *arg, uint32_t partition, const char *error)
+{
+}
+
+static void ignore_break(void *arg, uint32_t partition)
+{
+}
+
+/* How many entries a new server had trimmed before those that were read on the old one is not
+ * known, and so its trimming was not looked at until all was read. */
+static void test_what_a_new_server_trims_unread_is_a_gap(void **state)
+{
+    struct event_base *base = event_base_new();
+    struct log before = {.last = 5}, after = {.last = 1000, .trims_at = 500, .trims_to = 900};
+    const struct config config = test_config();
+    struct keys *keys = keys_new(&config);
+    unsigned gaps = 0;
+    const struct tail_params params = {.base = base,
+                                       .config = &config,
+                                       .keys = keys,
+                                       .n = 1,
+                                       .handlers = {ignore_cut, count_gap, &gaps, NULL},
+                                       .on_doubt = ignore_doubt,
+                                       .on_broken = ignore_break};
+    struct tail *tail = tail_new(&params);
+    struct store_address address = {.host = "127.0.0.1"};
+
+    fake_redis_open(&before.fake, base, log_answer, &before);
+    fake_redis_open(&after.fake, base, log_answer, &after);
+    address.port = before.fake.port;
+    tail_lead(tail, &address);
+    int64_t deadline = clock_monotonic_ms() + PATIENCE_MS;
+    while (tail_fresh_ms(tail) == INT64_MIN) {
+        assert_true(clock_monotonic_ms() < deadline);
+        event_base_loop(base, EVLOOP_ONCE);
+    }
+    assert_int_equal(gaps, 1);
+
+    address.port = after.fake.port;
+    tail_lead(tail, &address);
+    int64_t fresh_ms = tail_fresh_ms(tail);
+    while (tail_fresh_ms(tail) == fresh_ms) {
+        assert_true(clock_monotonic_ms() < deadline);
+        event_base_loop(base, EVLOOP_ONCE);
+        if (after.trimmed == 0) /* of the move itself */
+            assert_in_range(gaps, 1, 2);
+    }
+    assert_int_equal(gaps, 3);
+
+    tail_free(&tail);
+    keys_free(&keys);
+    fake_redis_close(&after.fake);
+    fake_redis_close(&before.fake);
+    event_base_free(base);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_store_may_be_freed_while_a_change_for_all_partitions_is_redirected),
         cmocka_unit_test(test_an_answer_that_names_another_master_does_not_vouch_for_the_old_one),
+        cmocka_unit_test(test_what_a_new_server_trims_unread_is_a_gap),
     };
 
     (void)signal(SIGPIPE, SIG_IGN);
