@@ -25,6 +25,7 @@ struct stalled_watch {
     bool moved;                 /* some of them left the set of the overdue */
     uint64_t n_pending;         /* in the partitions so far */
     uint64_t n_stalled;
+    bool is_partial; /* a partition could not be asked */
 };
 
 static void stalled_ask(struct stalled_watch *watch);
@@ -54,10 +55,28 @@ static void stalled_wait(struct stalled_watch *watch)
     (void)evtimer_add(watch->timer, &in);
 }
 
+static void stalled_next_partition(struct stalled_watch *watch)
+{
+    if (++watch->partition < watch->worker->store_config->store.partitions) {
+        stalled_ask(watch);
+        return;
+    }
+    if (!watch->is_partial) {
+        stat_set(&watch->worker->stats->rotations_pending, watch->n_pending + watch->n_stalled);
+        stat_set(&watch->worker->stats->rotations_stalled, watch->n_stalled);
+    }
+    stalled_wait(watch);
+}
+
+/* The server of a Cluster's partition may be away for long: the others are looked after. */
+static void stalled_give_up_partition(struct stalled_watch *watch)
+{
+    watch->is_partial = true;
+    stalled_next_partition(watch);
+}
+
 static void stalled_end_partition(struct stalled_watch *watch)
 {
-    const struct config *config = watch->worker->store_config;
-
     /* A full page has more behind it, which the next look shows if this one moved anything. */
     if (watch->found.n_overdue == STORE_PENDING_MAX && watch->moved) {
         stalled_ask(watch);
@@ -65,13 +84,7 @@ static void stalled_end_partition(struct stalled_watch *watch)
     }
     watch->n_pending += watch->found.n_pending;
     watch->n_stalled += watch->found.n_stalled;
-    if (++watch->partition < config->store.partitions) {
-        stalled_ask(watch);
-        return;
-    }
-    stat_set(&watch->worker->stats->rotations_pending, watch->n_pending + watch->n_stalled);
-    stat_set(&watch->worker->stats->rotations_stalled, watch->n_stalled);
-    stalled_wait(watch);
+    stalled_next_partition(watch);
 }
 
 /* --- marking ---------------------------------------------------------------------------------- */
@@ -93,7 +106,7 @@ static void on_forgotten(enum store_result result, void *arg)
 
     watch->op = NULL;
     if (result != STORE_OK) {
-        stalled_wait(watch);
+        stalled_give_up_partition(watch);
         return;
     }
     watch->moved = true;
@@ -109,7 +122,7 @@ static void on_marked(enum store_result result, const struct store_view *view,
     watch->transition = NULL;
     /* A record that cannot be understood or keeps changing does not keep the others waiting. */
     if (result == STORE_UNAVAILABLE) {
-        stalled_wait(watch);
+        stalled_give_up_partition(watch);
         return;
     }
     if (result == STORE_OK && !record_exists(&view->record)) {
@@ -143,7 +156,7 @@ static void on_pending(enum store_result result, const struct store_pending *pen
 
     watch->op = NULL;
     if (result != STORE_OK) {
-        stalled_wait(watch);
+        stalled_give_up_partition(watch);
         return;
     }
     watch->found = *pending;
@@ -166,6 +179,7 @@ static void on_stalled_timer(evutil_socket_t fd, short what, void *arg)
     (void)what;
     watch->partition = 0;
     watch->n_pending = watch->n_stalled = 0;
+    watch->is_partial = false;
     stalled_ask(watch);
 }
 

@@ -6,7 +6,7 @@
  * rotation.stalled_after, and marks them; the first commit wins, so that each rotation has one
  * DEVICE_ROTATION_STALLED however many gateways watch. It asks the store's sorted sets, so a round
  * costs one script a partition, whatever the number of devices, and tells how many rotations are
- * pending and stalled in the whole fleet (stats.h).
+ * pending and stalled in the whole fleet (stats.h; when a partition could not be asked, as before).
  *
  *      WAITING ──timer──▶ ASKING a partition ──none, or the store is away──▶ next, or WAITING
  *                             ▲        └──some──▶ MARKING one after the other ──┐

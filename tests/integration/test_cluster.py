@@ -268,6 +268,27 @@ def test_devices_of_other_nodes_do_not_notice_a_lost_one(
         assert is_served(lost)
 
 
+def test_rotations_stall_while_a_node_is_away(
+    cluster: Cluster,
+    start_gateway: StartGateway,
+    new_device: NewDevice,
+    next_identity: NextIdentity,
+) -> None:
+    """The watch used to stop at the first partition that could not be asked."""
+    gateway = start_gateway({**on(cluster), "rotation": {"stalled_after": "3s"}})
+    devices = [device_on(cluster, node, gateway, new_device) for node in (1, 2)]
+    for node in (1, 2):
+        with cluster.servers[node].client() as client:
+            client.config_set("cluster-require-full-coverage", "no")
+    cluster.servers[0].kill()
+    for device in devices:
+        wait_until(lambda: announce(device, next_identity(device)).status == 200, "announced")
+    for device in devices:
+        wait_until(
+            lambda: gateway.operator.device(device.name)["pending"]["stalled"], "it stalls", 20.0
+        )
+
+
 @with_replicas
 def test_what_was_acknowledged_survives_lost_nodes(
     cluster: Cluster,
