@@ -84,7 +84,7 @@ static void admission_register(const struct admission_input *input, struct decis
     struct device_record *next = decision_write_record(out, input->record, input->now_ms);
     memcpy(next->name, credentials->device, sizeof(next->name));
     next->generation = 1;
-    next->current = credentials->key;
+    pubkey_copy(&next->current, &credentials->key);
     next->current_since_ms = input->now_ms;
     next->current_cert_expires_ms = credentials->certificate_expires_ms;
     admission_meet(credentials, next, input->now_ms);
@@ -149,7 +149,7 @@ static void admission_under_other_key(const struct admission_input *input, struc
         return;
     struct device_event *event =
         decision_add_event(out, EVENT_DEVICE_KEY_REFUSED, input->record, input->now_ms);
-    event->new_key = input->credentials->key;
+    pubkey_copy(&event->new_key, &input->credentials->key);
     event->why = REASON_KEY_NOT_ANNOUNCED;
     event->once_in_ms = every_ms;
 }

@@ -45,7 +45,7 @@ struct credentials {
     char device[DEVICE_NAME_MAX + 1];
     char factory[LABEL_MAX + 1];
     bool production;
-    struct pubkey key;
+    struct pubkey_shown key;
     struct digest certificate;
     int64_t certificate_expires_ms;
     enum issuer_state issuer;

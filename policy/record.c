@@ -8,6 +8,13 @@ bool digest_equal(const struct digest *a, const struct digest *b)
     return digest_is_set(a) && strncmp(a->hex, b->hex, sizeof(a->hex)) == 0;
 }
 
+void pubkey_copy(struct pubkey *out, const struct pubkey_shown *key)
+{
+    *out = (struct pubkey){.id = key->id};
+    if (key->pem != NULL)
+        memcpy(out->pem, key->pem, strnlen(key->pem, PUBKEY_PEM_MAX));
+}
+
 /* Not isalnum(): that asks the locale, and names are ASCII in every one of them. */
 static bool device_name_has(char c)
 {

@@ -32,6 +32,12 @@ struct pubkey {
     char pem[PUBKEY_PEM_MAX + 1]; /* "-----BEGIN PUBLIC KEY-----\n...", canonical, ends in "\n" */
 };
 
+/* A key whose text is kept elsewhere: records have room for the longest one, but most are short. */
+struct pubkey_shown {
+    struct digest id;
+    const char *pem; /* as in struct pubkey, and no longer; NULL: none */
+};
+
 /* A config write that was let through and whose backend has not answered yet. */
 struct write_lease {
     char token[LEASE_TOKEN_LEN + 1];
@@ -79,6 +85,9 @@ static inline bool record_rotation_pending(const struct device_record *record)
 
 /* True when both are set and equal: "none" equals nothing, not even "none". */
 bool digest_equal(const struct digest *a, const struct digest *b);
+
+/* All of *out is written. */
+void pubkey_copy(struct pubkey *out, const struct pubkey_shown *key);
 
 /* [A-Za-z0-9._-]{1,64}, and neither "." nor "..": a device's name is used as a path segment. */
 bool device_name_is_valid(const char *name, size_t len);

@@ -154,7 +154,8 @@ bool identity_time_ms(const ASN1_TIME *time, int64_t *out_ms)
     return true;
 }
 
-static bool read_encoding(const X509 *certificate, struct stream_peer *out)
+/* Both texts in one piece, as long as they are. */
+static bool read_encoding(const X509 *certificate, const char *pem, struct stream_peer *out)
 {
     CLEANUP(mem_free_at) uint8_t *der = NULL;
     uint8_t *p;
@@ -162,14 +163,17 @@ static bool read_encoding(const X509 *certificate, struct stream_peer *out)
 
     if (encoded <= 0)
         return false;
-    size_t len = (size_t)encoded;
+    size_t len = (size_t)encoded, pem_size = strlen(pem) + 1;
     p = der = mem_try_alloc(len);
-    out->client_cert = mem_try_alloc(ENCODE_BASE64_SIZE(len) + 2);
-    if (der == NULL || out->client_cert == NULL || i2d_X509(certificate, &p) != encoded)
+    out->texts = mem_try_alloc(pem_size + ENCODE_BASE64_SIZE(len) + 2);
+    if (der == NULL || out->texts == NULL || i2d_X509(certificate, &p) != encoded)
         return false;
 
     digest_sha256(der, len, &out->credentials.certificate);
-    char *text = out->client_cert;
+    char *text = out->texts;
+    memcpy(text, pem, pem_size);
+    out->credentials.key.pem = text;
+    out->client_cert = text += pem_size;
     *text++ = ':';
     text += encode_base64(der, len, text);
     memcpy(text, ":", 2);
@@ -179,8 +183,11 @@ static bool read_encoding(const X509 *certificate, struct stream_peer *out)
 bool identity_read(X509 *certificate, struct stream_peer *out)
 {
     struct credentials *credentials = &out->credentials;
+    struct pubkey key = {.pem = ""};
+    bool key_allowed = spki_describe(X509_get_X509_PUBKEY(certificate), &key) == PUBKEY_OK;
 
-    if (!read_encoding(certificate, out)) {
+    credentials->key.id = key.id;
+    if (!read_encoding(certificate, key.pem, out)) {
         identity_clear(out);
         return false;
     }
@@ -192,7 +199,7 @@ bool identity_read(X509 *certificate, struct stream_peer *out)
     bool named = read_serial(certificate, out) && read_name(certificate, credentials);
     if (is_ca(certificate))
         out->identity = PEER_IS_CA;
-    else if (spki_describe(X509_get_X509_PUBKEY(certificate), &credentials->key) != PUBKEY_OK)
+    else if (!key_allowed)
         out->identity = PEER_KEY_NOT_ALLOWED;
     else
         out->identity = named ? PEER_IDENTIFIED : PEER_NAME_INVALID;
@@ -201,6 +208,7 @@ bool identity_read(X509 *certificate, struct stream_peer *out)
 
 void identity_clear(struct stream_peer *peer)
 {
-    mem_free(peer->client_cert);
-    peer->client_cert = NULL;
+    mem_free(peer->texts);
+    peer->texts = NULL;
+    peer->client_cert = peer->credentials.key.pem = NULL;
 }

@@ -20,8 +20,8 @@
 #include "gateway/tls/stream.h"
 
 /* Writes everything into the zeroed *out but what is known of the handshake alone: issuer,
- * handshake, certificate_expired. False when memory is out. The text of `client_cert` is owned by
- * *out then: identity_clear(). Facts that do not depend on the verdict (digest, expiry, serial,
+ * handshake, certificate_expired. False when memory is out. The texts are owned by *out then:
+ * identity_clear(). Facts that do not depend on the verdict (digest, expiry, serial,
  * Client-Cert) are there for every certificate. */
 bool identity_read(X509 *certificate, struct stream_peer *out) MUST_CHECK;
 void identity_clear(struct stream_peer *peer);

@@ -6,6 +6,7 @@
 
 #include "gateway/base/clock.h"
 #include "gateway/base/mem.h"
+#include "gateway/tls/identity.h"
 #include "gateway/tls/session_store.h"
 
 /* Immutable but for the flag. Each SSL_SESSION that descends from the full handshake holds a
@@ -15,7 +16,8 @@ struct session_facts {
     atomic_bool forgotten;
     size_t issuer;
     int64_t until_ms;
-    char server_name[]; /* SNI of the full handshake */
+    struct stream_peer peer; /* owns its texts */
+    char server_name[];      /* SNI of the full handshake */
 };
 
 struct resumption {
@@ -37,6 +39,8 @@ static struct session_facts *session_facts_new(const struct session_origin *orig
     atomic_init(&facts->forgotten, false);
     facts->issuer = origin->issuer;
     facts->until_ms = until_ms < origin->not_after_ms ? until_ms : origin->not_after_ms;
+    facts->peer = *origin->peer;
+    origin->peer->texts = NULL;
     memcpy(facts->server_name, server_name, size);
     return facts;
 }
@@ -49,8 +53,11 @@ static struct session_facts *session_facts_ref(struct session_facts *facts)
 
 void session_facts_unref(struct session_facts **facts)
 {
-    if (*facts != NULL && atomic_fetch_sub_explicit(&(*facts)->refs, 1, memory_order_acq_rel) == 1)
+    if (*facts != NULL &&
+        atomic_fetch_sub_explicit(&(*facts)->refs, 1, memory_order_acq_rel) == 1) {
+        identity_clear(&(*facts)->peer);
         mem_free(*facts);
+    }
     *facts = NULL;
 }
 
@@ -203,7 +210,7 @@ void resumption_allow(struct resumption *resumption, SSL *ssl, const struct sess
         (void)on_new_session(ssl, SSL_get_session(ssl));
 }
 
-bool resumption_recall(SSL *ssl, size_t *out_issuer)
+bool resumption_recall(SSL *ssl, size_t *out_issuer, struct stream_peer *out)
 {
     struct session_facts *facts = SSL_SESSION_get_ex_data(SSL_get_session(ssl), facts_index);
 
@@ -211,6 +218,8 @@ bool resumption_recall(SSL *ssl, size_t *out_issuer)
         return false;
     handshake_notes(ssl)->facts = session_facts_ref(facts);
     *out_issuer = facts->issuer;
+    *out = facts->peer;
+    out->texts = NULL;
     return true;
 }
 

@@ -17,6 +17,7 @@
 #include "gateway/tls/identity.h"
 #include "gateway/tls/openssl_error.h"
 #include "gateway/tls/server_private.h"
+#include "gateway/tls/session_certificate.h"
 #include "gateway/tls/wire.h"
 
 struct stream {
@@ -227,46 +228,47 @@ static void stream_note_issuer(struct stream *stream, const struct trust_ca *ca)
     str_copy_cut(peer->issuer, sizeof(peer->issuer), str_c(ca->name));
 }
 
-/* On a resumed session there was no chain; the session remembers what it led to. False: not a
- * session of ours. */
-static bool stream_find_issuer(struct stream *stream, const struct trust_ca **out)
+/* The certificate was read in the full handshake that the session comes from. */
+static enum stream_result stream_recall(struct stream *stream)
 {
-    const struct trust *trust = stream->server->trust;
-    size_t index;
+    struct stream_peer *peer = &stream->peer;
+    size_t issuer;
 
-    if (!SSL_session_reused(stream->ssl)) {
-        *out = trust_ca_at(trust, stream->notes.issuer);
-        return true;
-    }
-    if (!resumption_recall(stream->ssl, &index))
-        return false;
-    *out = trust_ca_at(trust, index);
-    return true;
+    if (!resumption_recall(stream->ssl, &issuer, peer))
+        return stream_fail(stream, STR("a session was resumed that is not ours"));
+    peer->credentials.handshake = HANDSHAKE_RESUMED;
+    peer->certificate_expired = false;
+    if (peer->identity != PEER_NO_CERTIFICATE)
+        stream_note_issuer(stream, trust_ca_at(stream->server->trust, issuer));
+    return STREAM_DONE;
+}
+
+static enum stream_result stream_meet(struct stream *stream)
+{
+    X509 *certificate = SSL_get0_peer_certificate(stream->ssl);
+    struct stream_peer *peer = &stream->peer;
+
+    peer->credentials.handshake = HANDSHAKE_FULL;
+    peer->certificate_expired = stream->notes.certificate_expired;
+    if (certificate == NULL)
+        return STREAM_DONE;
+    if (!identity_read(certificate, peer) ||
+        !session_drop_certificate(SSL_get_session(stream->ssl)))
+        return stream_fail(stream, STR("out of memory"));
+    stream_note_issuer(stream, trust_ca_at(stream->server->trust, stream->notes.issuer));
+    return STREAM_DONE;
 }
 
 static enum stream_result stream_establish(struct stream *stream)
 {
-    if (stream->is_client) {
-        stream->established = true;
-        return STREAM_DONE;
-    }
-    X509 *certificate = SSL_get0_peer_certificate(stream->ssl);
-    struct stream_peer *peer = &stream->peer;
-    const struct trust_ca *ca;
+    enum stream_result result = STREAM_DONE;
 
-    stream->origin = (struct session_origin){.issuer = SIZE_MAX, .not_after_ms = INT64_MAX};
-    if (!stream_find_issuer(stream, &ca))
-        return stream_fail(stream, STR("a session was resumed that is not ours"));
-    peer->credentials.handshake =
-        SSL_session_reused(stream->ssl) ? HANDSHAKE_RESUMED : HANDSHAKE_FULL;
-    peer->certificate_expired = stream->notes.certificate_expired;
-    if (certificate != NULL) {
-        if (!identity_read(certificate, peer))
-            return stream_fail(stream, STR("out of memory"));
-        stream_note_issuer(stream, ca);
+    if (!stream->is_client) {
+        stream->origin = (struct session_origin){SIZE_MAX, INT64_MAX, &stream->peer};
+        result = SSL_session_reused(stream->ssl) ? stream_recall(stream) : stream_meet(stream);
     }
-    stream->established = true;
-    return STREAM_DONE;
+    stream->established = result == STREAM_DONE;
+    return result;
 }
 
 enum stream_result stream_handshake(struct stream *stream)

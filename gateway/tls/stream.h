@@ -55,7 +55,8 @@ enum peer_identity {
     PEER_KEY_NOT_ALLOWED, /* see pubkey.h                       -> certificate-key-weak */
 };
 
-/* Facts copied out of the certificate; the certificate itself is not kept. */
+/* Facts copied out of the certificate, once a full handshake; the certificate itself is not kept,
+ * nor is it in the session: what is resumed has its facts. */
 struct stream_peer {
     enum peer_identity identity;
     /* Valid when PEER_IDENTIFIED. On operators' listeners, the issuer's state is UNKNOWN. */
@@ -66,8 +67,11 @@ struct stream_peer {
     struct digest issuer_certificate;
     /* Hex, as in CRLs; with a "-" in front of the negative ones that some CAs make. */
     char serial[1 + 2 * 20 + 1];
-    /* RFC 9440 Client-Cert value ":base64 DER:"; owned by the stream; NULL without certificate. */
-    char *client_cert;
+    /* RFC 9440 Client-Cert value ":base64 DER:"; in `texts`; NULL without certificate. */
+    const char *client_cert;
+    /* Owned, unless it is NULL: then the session's facts, which the stream holds, own what
+     * client_cert and credentials.key.pem point at. */
+    char *texts;
     /* Let through by TLS because of rotation.expired_grace; policy decides. */
     bool certificate_expired;
 };

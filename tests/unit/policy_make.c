@@ -66,7 +66,7 @@ struct credentials make_credentials(int number)
         .device = MAKE_DEVICE,
         .factory = "factory-7",
         .production = true,
-        .key = *make_key(number),
+        .key = {make_key(number)->id, make_key(number)->pem},
         .certificate_expires_ms = MAKE_NOW_MS + 100 * MAKE_DAY_MS,
         .issuer = ISSUER_STATE_ACTIVE,
         .handshake = HANDSHAKE_FULL,

@@ -223,7 +223,7 @@ static struct credentials world_credentials(int device, const struct cause *caus
     struct credentials credentials = {
         .factory = "factory-7",
         .production = true,
-        .key = *make_key(cause->key),
+        .key = {make_key(cause->key)->id, make_key(cause->key)->pem},
         .certificate = *store_certificate(cause->key, cause->serial),
         .certificate_expires_ms = cause->certificate_expires_ms,
         .issuer = ISSUER_STATE_ACTIVE,

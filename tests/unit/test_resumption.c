@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/tls/session_certificate.h"
 #include "gateway/tls/session_store.h"
 #include "tls_fixture.h"
 
@@ -116,6 +117,116 @@ static void sessions_are_resumed_only_as_bound(void **state)
         check_resumption_case(&resumption_cases[i], TLS1_2_VERSION);
         check_resumption_case(&resumption_cases[i], TLS1_3_VERSION);
     }
+}
+
+static void check_same_peer(const struct stream_peer *a, const struct stream_peer *b)
+{
+    assert_int_equal(a->identity, b->identity);
+    assert_string_equal(a->credentials.device, b->credentials.device);
+    assert_string_equal(a->credentials.factory, b->credentials.factory);
+    assert_int_equal(a->credentials.production, b->credentials.production);
+    assert_string_equal(a->credentials.key.id.hex, b->credentials.key.id.hex);
+    assert_string_equal(a->credentials.key.pem, b->credentials.key.pem);
+    assert_string_equal(a->credentials.certificate.hex, b->credentials.certificate.hex);
+    assert_int_equal(a->credentials.certificate_expires_ms, b->credentials.certificate_expires_ms);
+    assert_int_equal(a->credentials.issuer, b->credentials.issuer);
+    assert_string_equal(a->issuer, b->issuer);
+    assert_string_equal(a->issuer_certificate.hex, b->issuer_certificate.hex);
+    assert_string_equal(a->serial, b->serial);
+    assert_string_equal(a->client_cert, b->client_cert);
+}
+
+static void check_facts_survive(int version)
+{
+    struct tls_server *server = usual_server();
+    struct client client, reference;
+    struct link known, link;
+
+    client_init(&reference, version, &pki.device);
+    link_connect(&known, server, &reference, "a.example");
+    client_init(&client, version, &pki.device);
+    for (int i = 0; i < 3; i++) {
+        link_connect(&link, server, &client, "a.example");
+        assert_int_equal(stream_peer(link.stream)->credentials.handshake,
+                         i > 0 ? HANDSHAKE_RESUMED : HANDSHAKE_FULL);
+        check_same_peer(stream_peer(link.stream), stream_peer(known.stream));
+        stream_allow_resumption(link.stream);
+        check_same_peer(stream_peer(link.stream), stream_peer(known.stream));
+        link_step_client(&link);
+        if (i < 2)
+            link_close(&link);
+    }
+    /* Now only the connection has them. */
+    stream_forget_session(link.stream);
+    check_same_peer(stream_peer(link.stream), stream_peer(known.stream));
+    link_close(&link);
+    link_close(&known);
+    client_deinit(&client);
+    client_deinit(&reference);
+    tls_server_unref(&server);
+}
+
+static void a_resumed_connection_has_the_facts_of_the_full_handshake(void **state)
+{
+    check_facts_survive(TLS1_2_VERSION);
+    check_facts_survive(TLS1_3_VERSION);
+}
+
+static void check_same_session(SSL_SESSION *a, SSL_SESSION *b)
+{
+    unsigned char key_a[64], key_b[64];
+    unsigned int id_len_a, id_len_b;
+    const unsigned char *id_a = SSL_SESSION_get_id(a, &id_len_a),
+                        *id_b = SSL_SESSION_get_id(b, &id_len_b);
+    size_t len = SSL_SESSION_get_master_key(a, key_a, sizeof(key_a));
+
+    assert_int_equal(SSL_SESSION_get_master_key(b, key_b, sizeof(key_b)), len);
+    assert_memory_equal(key_a, key_b, len);
+    assert_int_equal(id_len_a, id_len_b);
+    assert_memory_equal(id_a, id_b, id_len_a);
+    assert_ptr_equal(SSL_SESSION_get0_cipher(a), SSL_SESSION_get0_cipher(b));
+    assert_int_equal(SSL_SESSION_get_protocol_version(a), SSL_SESSION_get_protocol_version(b));
+    assert_int_equal(SSL_SESSION_get_time(a), SSL_SESSION_get_time(b));
+    assert_int_equal(SSL_SESSION_get_timeout(a), SSL_SESSION_get_timeout(b));
+    assert_int_equal(SSL_SESSION_get_max_fragment_length(a),
+                     SSL_SESSION_get_max_fragment_length(b));
+}
+
+static void check_dropping(int version)
+{
+    struct tls_server *server = usual_server();
+    struct client client;
+    struct link link;
+
+    client_init(&client, version, &pki.device);
+    SSL_CTX_set_tlsext_max_fragment_length(client.context, TLSEXT_max_fragment_length_1024);
+    link_connect(&link, server, &client, "a.example");
+    stream_allow_resumption(link.stream);
+    link_step_client(&link);
+    link_close(&link);
+
+    SSL_SESSION *whole = client.session, *dropped = SSL_SESSION_dup(whole);
+    assert_non_null(SSL_SESSION_get0_peer(whole));
+    assert_true(session_drop_certificate(dropped));
+    assert_null(SSL_SESSION_get0_peer(dropped));
+    check_same_session(dropped, whole);
+    assert_true(session_drop_certificate(dropped));
+    check_same_session(dropped, whole);
+    SSL_SESSION_free(whole);
+
+    /* Nor did it lose what is needed to resume. */
+    client.session = dropped;
+    link_connect(&link, server, &client, "a.example");
+    assert_int_equal(SSL_session_reused(link.ssl), 1);
+    link_close(&link);
+    client_deinit(&client);
+    tls_server_unref(&server);
+}
+
+static void a_session_loses_its_certificate_and_nothing_else(void **state)
+{
+    check_dropping(TLS1_2_VERSION);
+    check_dropping(TLS1_3_VERSION);
 }
 
 /* Clients use a TLS 1.3 ticket once, so a resumed connection gives a new one; all of them end
@@ -284,6 +395,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sessions_are_resumed_only_as_bound),
+        cmocka_unit_test(a_resumed_connection_has_the_facts_of_the_full_handshake),
+        cmocka_unit_test(a_session_loses_its_certificate_and_nothing_else),
         cmocka_unit_test(a_chain_of_tickets_ends_with_its_first_handshake),
         cmocka_unit_test(the_session_store_is_bounded),
         cmocka_unit_test(the_session_used_longest_ago_goes_first),
