@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "gateway/admission.h"
 
-#include "gateway/base/log.h"
-
 static void decide_admission(const struct store_view *view, struct decision *out, void *arg)
 {
     const struct admission *admission = arg;
@@ -32,9 +30,6 @@ static void on_decided(enum store_result result, const struct store_view *view,
     struct admission *admission = arg;
 
     admission->transition = NULL;
-    /* A refusal is no transition: whoever knocks with a wrong key could fill the log. */
-    if (result == STORE_OK && decision->commits && decision->verdict != VERDICT_REFUSE)
-        audit_decision(decision, admission->credentials->device, admission->peer);
     admission->done(result, view, decision, admission->arg);
 }
 
@@ -48,41 +43,10 @@ void admission_start(struct admission *admission, struct store *store)
 
     admission->transition =
         transition_start(store, &query, decide_admission, on_decided, admission);
+    transition_name_peer(admission->transition, admission->peer);
 }
 
 void admission_cancel(struct admission *admission)
 {
     transition_cancel(&admission->transition);
-}
-
-static enum log_level audit_level(enum reason reason)
-{
-    static const enum log_level levels[] = {
-        [REASON_LEVEL_DEBUG] = LOG_INFO,    [REASON_LEVEL_INFO] = LOG_INFO,
-        [REASON_LEVEL_NOTICE] = LOG_NOTICE, [REASON_LEVEL_WARNING] = LOG_WARNING,
-        [REASON_LEVEL_ERROR] = LOG_ERROR,
-    };
-    return levels[reason_level(reason)];
-}
-
-void audit_decision(const struct decision *decision, const char *device, const char *peer)
-{
-    static const struct device_event no_event;
-    const struct change *change = &decision->change;
-    const struct device_event *event = change->n_events > 0 ? &change->events[0] : &no_event;
-
-    /* Refreshed facts (a later expiry of a certificate) are no transitions. */
-    if (change->n_events == 0 && change->n_deny == 0 && change->n_allow == 0)
-        return;
-    log_write(audit_level(decision->reason), "audit",
-              LOG_STR("action", reason_wire(decision->reason)),
-              LOG_STR("event", change->n_events > 0 ? event_wire(event->type) : ""),
-              LOG_STR("device", device), LOG_STR("old_key", event->old_key.id.hex),
-              LOG_STR("new_key", event->new_key.id.hex), LOG_STR("rotation", event->rotation_id),
-              LOG_STR("denied", change->n_deny > 0 ? change->deny[0].id : ""),
-              LOG_STR("group", event->type == EVENT_DEVICE_GROUP_CHANGED ? event->group : ""),
-              LOG_STR("old_group", event->old_group),
-              LOG_STR("allowed", change->n_allow > 0 ? change->allow[0].id : ""),
-              LOG_STR("why", event->reason), LOG_STR("origin", event->origin),
-              LOG_STR("peer", peer));
 }

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Admission's shell: asks the store and policy about one connection, commits what follows, and says
- * so in the audit log. */
+/* Admission's shell: asks the store and policy about one connection, and commits what follows. */
 #pragma once
 
 #include "gateway/base/macros.h"
@@ -30,6 +29,3 @@ static inline bool admission_is_running(const struct admission *admission)
 }
 /* `done` will not run. Fine when nothing runs. */
 void admission_cancel(struct admission *admission);
-
-/* One audit line for a committed transition: what, whose, which keys, why, by whom. */
-void audit_decision(const struct decision *decision, const char *device, const char *peer);

@@ -3,9 +3,9 @@
 
 #include <stdlib.h>
 
-#include "gateway/admission.h"
 #include "gateway/base/encode.h"
 #include "gateway/base/mem.h"
+#include "gateway/store/transition.h"
 #include "policy/rotation.h"
 
 enum {
@@ -130,10 +130,8 @@ static void on_marked(enum store_result result, const struct store_view *view,
                                          on_forgotten, watch);
         return;
     }
-    if (result == STORE_OK && decision->commits) {
+    if (result == STORE_OK && decision->commits)
         watch->moved = true;
-        audit_decision(decision, device, "");
-    }
     stalled_mark_next(watch);
 }
 

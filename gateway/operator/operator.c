@@ -4,12 +4,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "gateway/admission.h"
 #include "gateway/base/clock.h"
 #include "gateway/base/mem.h"
 #include "gateway/operator/metrics.h"
 #include "gateway/operator/preview.h"
 #include "gateway/operator/query.h"
+#include "gateway/store/transition.h"
 #include "gateway/tls/pubkey.h"
 #include "policy/denial.h"
 #include "policy/group.h"
@@ -184,8 +184,6 @@ static void on_act_done(enum store_result result, const struct store_view *view,
     } else if (decision->verdict != VERDICT_PASS) {
         exchange_refuse(ex, decision->reason, NULL);
     } else {
-        if (decision->commits)
-            audit_decision(decision, act->device, exchange_env(ex)->peer->address);
         exchange_answer_json(ex, 200, decision->reason,
                              json_pack("{s:s, s:s}", "reason", reason_wire(decision->reason),
                                        "text", reason_text(decision->reason)));
@@ -196,8 +194,11 @@ static void on_act_done(enum store_result result, const struct store_view *view,
 static void act_start(struct act *act, const struct store_query *query,
                       transition_decide_fn *decide)
 {
-    *exchange_transition_slot(act->exchange) =
+    struct transition *transition =
         transition_start(act_store(act), query, decide, on_act_done, act);
+
+    transition_name_peer(transition, exchange_env(act->exchange)->peer->address);
+    *exchange_transition_slot(act->exchange) = transition;
 }
 
 static void decide_cancel(const struct store_view *view, struct decision *out, void *arg)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "gateway/service/rotation_service.h"
 
-#include "gateway/admission.h"
 #include "gateway/base/mem.h"
+#include "gateway/store/transition.h"
 #include "gateway/tls/pubkey.h"
 #include "policy/rotation.h"
 
@@ -73,8 +73,6 @@ static void on_announced(enum store_result result, const struct store_view *view
     } else {
         const struct device_record *record =
             decision->commits ? &decision->change.next : &view->record;
-        if (decision->commits)
-            audit_decision(decision, record->name, exchange_env(ex)->peer->address);
         exchange_answer_json(ex, 200, decision->reason,
                              json_pack("{s:s, s:s, s:s}", "uuid", record->name, "pending_key",
                                        record->pending.id.hex, "rotation_id", record->rotation_id));
@@ -103,8 +101,10 @@ static void announce(struct exchange *ex)
         .certificate = device->certificate.hex,
         .next_key = announcing->next.id.hex,
     };
-    *exchange_transition_slot(ex) = transition_start(exchange_env(ex)->worker->store, &query,
+    struct transition *transition = transition_start(exchange_env(ex)->worker->store, &query,
                                                      decide_announcement, on_announced, announcing);
+    transition_name_peer(transition, exchange_env(ex)->peer->address);
+    *exchange_transition_slot(ex) = transition;
 }
 
 /* --- GET: the device -------------------------------------------------------------------------- */

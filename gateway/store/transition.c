@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Most decisions commit nothing: they are made on the reader's stack and handed on at once. Only
+/* Cancelling before the commit frees at once; later it takes the callback away (`done` is NULL then),
+ * and the store's answer, or its end, frees.
+ *
+ * Most decisions commit nothing: they are made on the reader's stack and handed on at once. Only
  * one that commits or confirms is copied, view and all, to wait for that. */
 #include "gateway/store/transition.h"
 
 #include "gateway/base/encode.h"
 #include "gateway/base/mem.h"
+#include "gateway/store/audit.h"
 
 enum {
     TRANSITION_PATIENT = 2,       /* conflicts after which the next read waits a little, */
@@ -24,12 +28,13 @@ struct transition {
     char key[sizeof(struct digest)];
     char certificate[sizeof(struct digest)];
     char next_key[sizeof(struct digest)];
+    char peer[64];
     bool after_commits;
     int conflicts;
     bool is_finished;          /* `done` is running */
     struct proposal *proposal; /* owned; only while committing */
     transition_decide_fn *decide;
-    transition_done_fn *done;
+    transition_done_fn *done; /* NULL: cancelled while committing */
     void *arg;
 };
 
@@ -47,7 +52,8 @@ static void transition_finish(struct transition *transition, enum store_result r
                               const struct store_view *view, const struct decision *decision)
 {
     transition->is_finished = true;
-    transition->done(result, view, decision, transition->arg);
+    if (transition->done != NULL)
+        transition->done(result, view, decision, transition->arg);
     transition_free(transition);
 }
 
@@ -67,6 +73,10 @@ static void transition_try_again(struct transition *transition)
 {
     mem_free(transition->proposal);
     transition->proposal = NULL;
+    if (transition->done == NULL) {
+        transition_free(transition);
+        return;
+    }
     if (++transition->conflicts == TRANSITION_TRIES) {
         transition_finish(transition, STORE_CONFLICT, NULL, NULL);
         return;
@@ -88,6 +98,9 @@ static void on_committed(enum store_result result, void *arg)
     const struct proposal *proposal = transition->proposal;
 
     transition->op = NULL;
+    if (result == STORE_OK || result == STORE_UNAVAILABLE)
+        audit_decision(&proposal->decision, transition->device, transition->peer,
+                       result == STORE_OK ? AUDIT_DONE : AUDIT_UNKNOWN);
     if (result == STORE_OK) {
         if (proposal->decision.commits && proposal->decision.change.n_events > 0)
             store_count_transition(transition->store, proposal->decision.reason);
@@ -168,6 +181,17 @@ struct transition *transition_start(struct store *store, const struct store_quer
     return transition;
 }
 
+void transition_name_peer(struct transition *transition, const char *peer)
+{
+    str_copy_cut(transition->peer, sizeof(transition->peer), str_c(peer));
+}
+
+/* What was sent may come to pass, whoever still wants it. */
+static bool transition_is_committing(const struct transition *transition)
+{
+    return transition->proposal != NULL && transition->proposal->decision.commits;
+}
+
 void transition_cancel(struct transition **transition_at)
 {
     struct transition *transition = *transition_at;
@@ -175,6 +199,10 @@ void transition_cancel(struct transition **transition_at)
     *transition_at = NULL;
     if (transition == NULL || transition->is_finished)
         return;
+    if (transition_is_committing(transition)) {
+        transition->done = NULL;
+        return;
+    }
     store_op_cancel(&transition->op);
     transition_free(transition);
 }

@@ -9,6 +9,9 @@
  * Whoever loses twice waits a few milliseconds, at random. The decision function is pure, so it may
  * run several times. `done` sees the decision only after it was committed.
  *
+ * Each committed transition leaves one line in the audit log (audit.h), also when whoever asked for
+ * it is gone meanwhile; and one that was sent and never answered, with its outcome "unknown".
+ *
  * Where replicas have a say, a decision that confirms asks them (store_confirm()) before `done` sees
  * it. */
 #pragma once
@@ -35,6 +38,8 @@ typedef void transition_done_fn(enum store_result result, const struct store_vie
 struct transition *transition_start(struct store *store, const struct store_query *query,
                                     transition_decide_fn *decide, transition_done_fn *done,
                                     void *arg);
-/* `done` will not run. A commit that was already sent may still take effect. NULL inside is
- * fine. */
+/* For the audit line: the address of whoever asks. Copied. Right after the start. */
+void transition_name_peer(struct transition *transition, const char *peer);
+/* `done` will not run, nor `decide` any more. A commit that was already sent may still take effect:
+ * the transition stays with the store until that is known, for the audit line. NULL inside is fine. */
 void transition_cancel(struct transition **transition);
