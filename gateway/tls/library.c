@@ -175,8 +175,16 @@ static bool make_filter(OSSL_LIB_CTX *of)
            OSSL_PROVIDER_load(of, "device-gateway") != NULL;
 }
 
+/* The version that runs, not the one that we were built with. */
+static bool has_slow_decoding(void)
+{
+    return OPENSSL_version_major() == 3 && OPENSSL_version_minor() < 2;
+}
+
 static void make_context(void)
 {
+    if (!has_slow_decoding())
+        return;
     if (!own_context_is_plain()) {
         log_write(LOG_NOTICE, "TLS uses OpenSSL's providers as openssl.cnf has them");
         return;

@@ -274,7 +274,7 @@ static void every_kind_of_key_gets_its_answer(void **state)
 {
     struct tls_server *server = usual_server();
 
-    assert_non_null(library_context());
+    assert_int_equal(library_context() != NULL, OPENSSL_version_minor() < 2);
     for (size_t i = 0; i < ARRAY_SIZE(key_cases); i++) {
         check_key_case(&key_cases[i], server, TLS1_2_VERSION);
         check_key_case(&key_cases[i], server, TLS1_3_VERSION);
