@@ -19,7 +19,7 @@ from backend import Backend, Exchange
 from conditions import wait_until
 from conftest import NewDevice, StartGateway
 from gateway import check_config
-from pki import Authority, Identity, key_usage, name, new_key
+from pki import Authority, Extensions, Identity, key_usage, name, new_key
 
 
 class TlsBackend(Backend):
@@ -52,6 +52,19 @@ def server_context(folder: Path, identity: Identity, stem: str = "backend") -> s
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     return context
+
+
+def named(ca: Authority, common_name: str, *dns_names: str) -> Identity:
+    """A server's certificate with these names and no address."""
+    key = new_key()
+    extensions: Extensions = [
+        (key_usage("digital_signature"), True),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
+    ]
+    if dns_names:
+        alternatives = x509.SubjectAlternativeName([x509.DNSName(n) for n in dns_names])
+        extensions.append((alternatives, False))
+    return Identity("server", key, ca.leaf(key.public_key(), name(common_name), extensions), [])
 
 
 @pytest.fixture
@@ -134,6 +147,8 @@ def test_a_host_name_is_what_its_certificate_must_name(
     [
         ("other name", 'the server\'s certificate is not for "other.test"'),
         ("other address", 'the server\'s certificate is not for "127.0.0.1"'),
+        ("common name", 'the server\'s certificate is not for "backend.test"'),
+        ("part of a label", 'the server\'s certificate is not for "backend.backend.test"'),
         ("other CA", "the server's certificate is not trusted: "),
         ("too old", "the server"),
         ("wants a certificate", "it may demand a client certificate"),
@@ -151,17 +166,11 @@ def test_what_cannot_be_trusted_gets_no_byte_of_a_request(
     if case == "other CA":
         identity = Authority.root("Stranger").server("backend.test")
     if case == "other address":
-        key = new_key()
-        leaf = ca.leaf(
-            key.public_key(),
-            name("127.0.0.1"),
-            [
-                (key_usage("digital_signature"), True),
-                (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
-                (x509.SubjectAlternativeName([x509.DNSName("backend.test")]), False),
-            ],
-        )
-        identity = Identity("server", key, leaf, [])
+        identity = named(ca, "127.0.0.1", "backend.test")
+    if case == "common name":
+        identity = named(ca, "backend.test")
+    if case == "part of a label":
+        identity = named(ca, "x", "back*.backend.test")
     context = server_context(folder, identity)
     if case == "too old":
         context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -174,6 +183,8 @@ def test_what_cannot_be_trusted_gets_no_byte_of_a_request(
     server.start()
     tls = {
         "other name": {"server_name": "other.test"},
+        "common name": {"server_name": "backend.test"},
+        "part of a label": {"server_name": "backend.backend.test"},
         "too old": {"min_version": "1.3"},
     }.get(case, {})
     gateway = start_gateway(over_tls(server, **tls))
