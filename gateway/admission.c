@@ -39,6 +39,7 @@ void admission_start(struct admission *admission, struct store *store)
         .device = admission->credentials->device,
         .key = admission->credentials->key.id.hex,
         .certificate = admission->credentials->certificate.hex,
+        .certificate_twin = admission->credentials->certificate_twin.hex,
     };
 
     admission->transition =

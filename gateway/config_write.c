@@ -140,6 +140,7 @@ void config_write_start(struct worker *worker, struct config_write_claim *claim)
         .device = claim->device,
         .key = claim->writer_key.hex,
         .certificate = claim->writer_certificate.hex,
+        .certificate_twin = claim->writer_twin.hex,
     };
     uint8_t token[LEASE_TOKEN_LEN / 2];
 

@@ -24,6 +24,7 @@ struct config_write_claim {
     enum config_writer writer;
     struct digest writer_key; /* of the device that writes; unset for operators */
     struct digest writer_certificate;
+    struct digest writer_twin; /* its other form */
     struct digest named;
     int64_t lease_ms;
     transition_done_fn *done; /* as in transition.h */

@@ -10,7 +10,8 @@ static bool connection_is_meant(const struct connection *conn, const struct stor
     case DENY_KEY:
         return strcmp(credentials->key.id.hex, cut->id) == 0;
     case DENY_CERTIFICATE:
-        return strcmp(credentials->certificate.hex, cut->id) == 0;
+        return strcmp(credentials->certificate.hex, cut->id) == 0 ||
+               strcmp(credentials->certificate_twin.hex, cut->id) == 0;
     case DENY_DEVICE:
         return strcmp(credentials->device, cut->id) == 0;
     }

@@ -315,6 +315,7 @@ void exchange_claim_write(struct exchange *ex)
         claim->writer = CONFIG_WRITER_DEVICE;
         claim->writer_key = device->key.id;
         claim->writer_certificate = device->certificate;
+        claim->writer_twin = device->certificate_twin;
         str_copy_cut(claim->device, sizeof(claim->device), str_c(device->device));
     } else {
         claim->writer = CONFIG_WRITER_OPERATOR;

@@ -47,6 +47,7 @@ struct credentials {
     bool production;
     struct pubkey_shown key;
     struct digest certificate;
+    struct digest certificate_twin; /* the other form of the same; "": it has none */
     int64_t certificate_expires_ms;
     enum issuer_state issuer;
     enum handshake handshake;

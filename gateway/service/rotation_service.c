@@ -99,6 +99,7 @@ static void announce(struct exchange *ex)
         .device = device->device,
         .key = device->key.id.hex,
         .certificate = device->certificate.hex,
+        .certificate_twin = device->certificate_twin.hex,
         .next_key = announcing->next.id.hex,
     };
     struct transition *transition = transition_start(exchange_env(ex)->worker->store, &query,

@@ -45,14 +45,21 @@ static void log_unreadable(const struct keys *keys, const char *device, const ch
 
 /* Reading a record. */
 
-enum read_denial { READ_DENY_DEVICE, READ_DENY_KEY, READ_DENY_CERTIFICATE, READ_DENY_NEXT };
+enum read_denial {
+    READ_DENY_DEVICE,
+    READ_DENY_KEY,
+    READ_DENY_CERTIFICATE,
+    READ_DENY_TWIN, /* the certificate under its other name */
+    READ_DENY_NEXT,
+    N_READ_DENIALS
+};
 
 struct read_op {
     struct store_op op;
     struct store *store; /* borrowed */
     char device[DEVICE_NAME_MAX + 1];
     size_t n_denials;
-    enum read_denial denials[4]; /* in the order in which they were asked */
+    enum read_denial denials[N_READ_DENIALS]; /* in the order in which they were asked */
     store_read_fn *done;
     void *arg;
 };
@@ -68,10 +75,12 @@ static bool *view_denial(struct store_view *view, enum read_denial which)
     case READ_DENY_KEY:
         return &view->denied.key;
     case READ_DENY_CERTIFICATE:
+    case READ_DENY_TWIN:
         return &view->denied.certificate;
     case READ_DENY_NEXT:
         return &view->next_key_denied;
     case READ_DENY_DEVICE:
+    case N_READ_DENIALS:
         break;
     }
     return &view->denied.device;
@@ -104,7 +113,7 @@ static const char *read_view(const struct read_op *read, const redisReply *reply
         const redisReply *exists = reply_element(reply, BEFORE_DENIALS + i);
         if (exists == NULL || exists->type != REDIS_REPLY_INTEGER)
             return "(the answer's denials)";
-        *view_denial(out, read->denials[i]) = exists->integer != 0;
+        *view_denial(out, read->denials[i]) |= exists->integer != 0;
     }
     return NULL;
 }
@@ -140,6 +149,7 @@ static void read_add_denial(struct read_op *read, struct command *command, uint3
         [READ_DENY_DEVICE] = DENY_DEVICE,
         [READ_DENY_KEY] = DENY_KEY,
         [READ_DENY_CERTIFICATE] = DENY_CERTIFICATE,
+        [READ_DENY_TWIN] = DENY_CERTIFICATE,
         [READ_DENY_NEXT] = DENY_KEY,
     };
 
@@ -166,13 +176,14 @@ struct store_op *store_read(struct store *store, const struct store_query *query
     if (!str_copy(read->device, sizeof(read->device), str_c(query->device)))
         return op_refuse(&store->ops, &read->op);
     command_init(&command);
-    command_add_int(&command,
-                    3 + is_set(query->key) + is_set(query->certificate) + is_set(query->next_key));
+    command_add_int(&command, 3 + is_set(query->key) + is_set(query->certificate) +
+                                  is_set(query->certificate_twin) + is_set(query->next_key));
     keys_add_record(store->keys, &command, partition, query->device);
     keys_add_seen(store->keys, &command, partition, query->device);
     read_add_denial(read, &command, partition, READ_DENY_DEVICE, query->device);
     read_add_denial(read, &command, partition, READ_DENY_KEY, query->key);
     read_add_denial(read, &command, partition, READ_DENY_CERTIFICATE, query->certificate);
+    read_add_denial(read, &command, partition, READ_DENY_TWIN, query->certificate_twin);
     read_add_denial(read, &command, partition, READ_DENY_NEXT, query->next_key);
     const struct op_place place = {partition,
                                    query->after_commits ? SERVERS_COMMITS : SERVERS_COMMANDS};

@@ -58,9 +58,10 @@ enum store_result {
 /* What to read. Strings are copied. */
 struct store_query {
     const char *device;
-    const char *key;         /* key id whose denial is asked for; NULL or "": none */
-    const char *certificate; /* likewise */
-    const char *next_key;    /* a second key id (an announcement's); likewise */
+    const char *key;              /* key id whose denial is asked for; NULL or "": none */
+    const char *certificate;      /* likewise */
+    const char *certificate_twin; /* likewise: another name of the same */
+    const char *next_key;         /* a second key id (an announcement's); likewise */
     /* Sees what this store has committed before, even where that was given up and its answer is
      * still to come. Such a read may stand behind a WAIT. */
     bool after_commits;

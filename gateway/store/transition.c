@@ -27,6 +27,7 @@ struct transition {
     char device[DEVICE_NAME_MAX + 1];
     char key[sizeof(struct digest)];
     char certificate[sizeof(struct digest)];
+    char certificate_twin[sizeof(struct digest)];
     char next_key[sizeof(struct digest)];
     char peer[64];
     bool after_commits;
@@ -149,6 +150,7 @@ static void transition_read(struct transition *transition)
         .device = transition->device,
         .key = transition->key,
         .certificate = transition->certificate,
+        .certificate_twin = transition->certificate_twin,
         .next_key = transition->next_key,
         .after_commits = transition->after_commits,
     };
@@ -176,6 +178,8 @@ struct transition *transition_start(struct store *store, const struct store_quer
     transition_copy(transition->device, sizeof(transition->device), query->device);
     transition_copy(transition->key, sizeof(transition->key), query->key);
     transition_copy(transition->certificate, sizeof(transition->certificate), query->certificate);
+    transition_copy(transition->certificate_twin, sizeof(transition->certificate_twin),
+                    query->certificate_twin);
     transition_copy(transition->next_key, sizeof(transition->next_key), query->next_key);
     transition_read(transition);
     return transition;

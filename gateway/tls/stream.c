@@ -18,6 +18,7 @@
 #include "gateway/tls/openssl_error.h"
 #include "gateway/tls/server_private.h"
 #include "gateway/tls/session_certificate.h"
+#include "gateway/tls/twin.h"
 #include "gateway/tls/wire.h"
 
 struct stream {
@@ -248,15 +249,18 @@ static enum stream_result stream_meet(struct stream *stream)
 {
     X509 *certificate = SSL_get0_peer_certificate(stream->ssl);
     struct stream_peer *peer = &stream->peer;
+    const struct trust_ca *ca = trust_ca_at(stream->server->trust, stream->notes.issuer);
 
     peer->credentials.handshake = HANDSHAKE_FULL;
     peer->certificate_expired = stream->notes.certificate_expired;
     if (certificate == NULL)
         return STREAM_DONE;
     if (!identity_read(certificate, peer) ||
+        (ca != NULL && ca->order != NULL &&
+         !twin_digest(certificate, ca->order, &peer->credentials.certificate_twin)) ||
         !session_drop_certificate(SSL_get_session(stream->ssl)))
         return stream_fail(stream, STR("out of memory"));
-    stream_note_issuer(stream, trust_ca_at(stream->server->trust, stream->notes.issuer));
+    stream_note_issuer(stream, ca);
     return STREAM_DONE;
 }
 

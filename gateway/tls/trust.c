@@ -13,6 +13,7 @@
 #include "gateway/base/mem.h"
 #include "gateway/tls/digest.h"
 #include "gateway/tls/identity.h"
+#include "gateway/tls/twin.h"
 
 struct trust {
     struct trust_ca *cas; /* owned, n_cas of them */
@@ -80,6 +81,7 @@ static void ca_init(struct trust_ca *ca, X509 *certificate, const char *path)
     ca->certificate = certificate;
     ca->crl_expires_ms = INT64_MAX;
     digest_certificate(certificate, &ca->digest);
+    ca->order = twin_order(X509_get0_pubkey(certificate));
     warn_if_expired(certificate, path);
 }
 
@@ -286,6 +288,7 @@ void trust_free(struct trust **trust)
     for (size_t i = 0; i < (*trust)->n_cas; i++) {
         X509_free((*trust)->cas[i].certificate);
         X509_CRL_free((*trust)->cas[i].crl);
+        BN_free((*trust)->cas[i].order);
     }
     mem_free((*trust)->cas);
     mem_free(*trust);

@@ -43,6 +43,7 @@ struct trust_ca {
     enum issuer_state state;  /* UNKNOWN for operators */
     X509 *certificate;        /* owned */
     struct digest digest;     /* of the certificate */
+    BIGNUM *order;            /* owned; of its key's curve, see twin.h; NULL: none */
     X509_CRL *crl;            /* owned; NULL: none is configured */
     int64_t crl_expires_ms;   /* INT64_MAX: never */
 };

@@ -5,6 +5,7 @@ deliberately odd certificates.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import ipaddress
@@ -16,6 +17,10 @@ from typing import Iterable, Optional, Sequence, Union
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 PrivateKey = Union[
@@ -28,6 +33,7 @@ Extensions = list[tuple[x509.ExtensionType, bool]]
 
 FACTORY = "acme-factory"
 DAY = datetime.timedelta(days=1)
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 def now() -> datetime.datetime:
@@ -67,6 +73,15 @@ def private_pem(key: PrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+
+
+def der_tlv(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    length = bytes([size]) if size < 0x80 else b""
+    if not length:
+        octets = size.to_bytes((size.bit_length() + 7) // 8, "big")
+        length = bytes([0x80 | len(octets)]) + octets
+    return bytes([tag]) + length + content
 
 
 def key_id(key: PrivateKey) -> str:
@@ -136,6 +151,19 @@ class Identity:
     @property
     def certificate_der(self) -> bytes:
         return self.certificate.public_bytes(serialization.Encoding.DER)
+
+    def twin(self) -> "Identity":
+        """The same with the other form of the P-256 signature on its certificate: whoever sees
+        (r, s) can write (r, n - s).
+        """
+        r, s = decode_dss_signature(self.certificate.signature)
+        signature = encode_dss_signature(r, P256_ORDER - s)
+        tbs = self.certificate.tbs_certificate_bytes
+        algorithm_at = self.certificate_der.index(tbs) + len(tbs)
+        algorithm_end = algorithm_at + 2 + self.certificate_der[algorithm_at + 1]
+        head = tbs + self.certificate_der[algorithm_at:algorithm_end]
+        der = der_tlv(0x30, head + der_tlv(0x03, b"\0" + signature))
+        return dataclasses.replace(self, certificate=x509.load_der_x509_certificate(der))
 
     def write(self, folder: Path, stem: str, with_chain: bool = False) -> tuple[Path, Path]:
         """Writes <stem>.pem and <stem>.key; a file holds the leaf alone unless asked otherwise, as

@@ -303,6 +303,27 @@ def test_a_denial_under_the_wrong_name_cuts_all_the_same(
     assert survivor.request("GET", "/still").status == 200
 
 
+@pytest.mark.parametrize("shown", ["itself", "its twin"])
+def test_a_denied_certificate_is_out_in_both_forms_of_its_signature(
+    gateway: Gateway, new_device: NewDevice, shown: str
+) -> None:
+    """An ECDSA signature can be written in two ways, by anybody. A certificate with the other one
+    has another digest, under which the deny-list did not know it: a denied device that turned its
+    own certificate's signature over was let in again.
+    """
+    device = new_device()
+    twin = device.with_identity(device.identity.twin())
+    assert twin.identity.certificate_id != device.identity.certificate_id
+    denied = device if shown == "itself" else twin
+    live = [opened(device), opened(twin)]
+
+    since = deny(gateway, "certificate", denied.identity)
+    for connection in live:
+        assert_cut(gateway, connection, since)
+    assert device.get("/new").reason == "certificate-denied"
+    assert twin.get("/new").reason == "certificate-denied"
+
+
 def test_a_denied_certificate_leaves_another_one_of_its_key_alone(
     gateway: Gateway, new_device: NewDevice
 ) -> None:
