@@ -59,19 +59,22 @@ static bool read_facts(struct process_facts *out)
     return true;
 }
 
-/* When the machine started, in seconds since 1970. */
+/* When the machine started, in seconds since 1970; 0: unknown. The line stands behind one that is
+ * longer the more interrupts a machine has. */
 static double read_boot_time(void)
 {
-    char text[16384];
+    FILE *file = fopen("/proc/stat", "re");
+    char *line = NULL;
+    size_t size = 0;
     uint64_t boot = 0;
 
-    if (!read_file("/proc/stat", text, sizeof(text)))
+    if (file == NULL)
         return 0;
-    const char *line = strstr(text, "\nbtime ");
-    if (line == NULL)
-        return 0;
-    line += strlen("\nbtime ");
-    return str_to_u64((struct str){line, strcspn(line, "\n")}, &boot) ? (double)boot : 0;
+    while (getline(&line, &size, file) > 0 && sscanf(line, "btime %" SCNu64, &boot) != 1)
+        continue;
+    free(line);
+    (void)fclose(file);
+    return (double)boot;
 }
 
 uint64_t process_count_files(void)
