@@ -47,16 +47,12 @@ static int64_t connection_full_ms(const struct connection *conn, enum connection
     return phase == PHASE_BODY ? config->http.body_timeout_ms : config->http.write_timeout_ms;
 }
 
-void connection_start_pace(struct connection *conn)
+/* A slow peer's TLS record may take longer than a full stock lasts: its bytes count as they come. */
+static uint64_t connection_received(const struct connection *conn)
 {
-    conn->body_pace = (struct connection_pace){
-        .left_ms = connection_full_ms(conn, PHASE_BODY),
-        .bytes = conn->bytes_read,
-    };
-    conn->write_pace = (struct connection_pace){
-        .left_ms = connection_full_ms(conn, PHASE_WRITE),
-        .bytes = conn->write_pace.bytes,
-    };
+    uint64_t received = stream_received(conn->stream);
+
+    return received > 0 ? received : conn->bytes_read;
 }
 
 static uint64_t connection_moved(const struct connection *conn, enum connection_phase phase)
@@ -64,11 +60,23 @@ static uint64_t connection_moved(const struct connection *conn, enum connection_
     int on_its_way = 0;
 
     if (phase == PHASE_BODY)
-        return conn->bytes_read;
+        return connection_received(conn);
     if (ioctl(stream_fd(conn->stream), SIOCOUTQ, &on_its_way) != 0 || on_its_way < 0)
         on_its_way = 0;
     return conn->bytes_written > (uint64_t)on_its_way ? conn->bytes_written - (uint64_t)on_its_way
                                                       : 0;
+}
+
+void connection_start_pace(struct connection *conn)
+{
+    conn->body_pace = (struct connection_pace){
+        .left_ms = connection_full_ms(conn, PHASE_BODY),
+        .bytes = connection_received(conn),
+    };
+    conn->write_pace = (struct connection_pace){
+        .left_ms = connection_full_ms(conn, PHASE_WRITE),
+        .bytes = conn->write_pace.bytes,
+    };
 }
 
 static int64_t pace_earned_ms(uint64_t bytes, size_t rate, int64_t full_ms)

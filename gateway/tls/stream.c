@@ -97,6 +97,11 @@ uint64_t stream_sent(const struct stream *stream)
     return stream->ssl != NULL ? BIO_number_written(SSL_get_wbio(stream->ssl)) : 0;
 }
 
+uint64_t stream_received(const struct stream *stream)
+{
+    return stream->ssl != NULL ? BIO_number_read(SSL_get_rbio(stream->ssl)) : 0;
+}
+
 /* When OpenSSL has no memory for it, the handshake will say so. */
 struct stream *stream_new_tls(struct tls_server *server, int fd)
 {

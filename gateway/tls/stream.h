@@ -121,6 +121,8 @@ enum stream_result stream_write(struct stream *stream, const void *data, size_t 
                                 size_t *out_len) MUST_CHECK;
 /* How many bytes TLS has given to the socket; 0 for plain streams. */
 uint64_t stream_sent(const struct stream *stream);
+/* How many it has taken from there, of records that are not whole yet as well; 0 for plain streams. */
+uint64_t stream_received(const struct stream *stream);
 /* True when bytes are waiting inside TLS that no readiness of the socket will announce. False after
  * a read that gave WANT_READ. */
 bool stream_has_pending(const struct stream *stream);

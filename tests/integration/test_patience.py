@@ -124,6 +124,22 @@ def test_a_slow_steady_body_arrives(start_gateway: StartGateway, new_device: New
         assert connection.response("POST").json()["length"] == 70 * KIB
 
 
+def test_a_slow_steady_record_arrives(start_gateway: StartGateway, new_device: NewDevice) -> None:
+    """TLS gives out a record when it is whole. One of 16 KiB that took longer than body_timeout
+    counted as silence all the while, so any client slower than a record a body_timeout was cut,
+    whatever body_min_rate allowed.
+    """
+    gateway = start_gateway({"http": {"body_timeout": "1s", "body_min_rate": "1KiB"}})
+    with new_device(to=gateway).connect() as connection:
+        connection.send(request("POST", "/", [("Content-Length", str(16 * KIB))]))
+        connection.tls.write(bytes(16 * KIB))
+        record = connection._outgoing.read()
+        for start in range(0, len(record), 512):
+            connection.sock.sendall(record[start : start + 512])
+            assert stays_true(lambda: not is_answered(gateway, "request-timeout")(), 0.08)
+        assert connection.response("POST").json()["length"] == 16 * KIB
+
+
 def test_a_fast_client_may_pause(start_gateway: StartGateway, new_device: NewDevice) -> None:
     """What it was faster is its own, up to body_timeout; an hour's lead is not."""
     gateway = start_gateway({"http": {"body_timeout": "1s", "body_min_rate": "500"}})
