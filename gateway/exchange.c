@@ -102,6 +102,7 @@ static void exchange_dispatch(struct exchange *ex)
             exchange_refuse(ex, REASON_REQUEST_BODY_TOO_LARGE, NULL);
             break;
         }
+        ex->awaits_continue = ex->head->expect_continue && exchange_has_body(ex->head);
         exchange_start_upstream(ex);
         if (ex->response == RESPONSE_PENDING)
             exchange_begin_body(ex);
@@ -257,6 +258,7 @@ static bool exchange_pump_request(struct exchange *ex)
 
     if (!exchange_request_open(ex) || buf_is_empty(ex->env->in))
         return false;
+    ex->awaits_continue = false;
     if (ex->request == REQUEST_RELAYING)
         body = upstream_body_begin(ex->upstream, &room);
     else
@@ -405,7 +407,7 @@ void exchange_close_after(struct exchange *ex)
 
 bool exchange_awaits_peer(const struct exchange *ex)
 {
-    return exchange_request_open(ex) && buf_is_empty(ex->env->in) &&
+    return exchange_request_open(ex) && buf_is_empty(ex->env->in) && !ex->awaits_continue &&
            ex->response == RESPONSE_PENDING;
 }
 

@@ -112,6 +112,8 @@ static void on_upstream_head(const struct http_head *head, void *arg)
     struct exchange *ex = arg;
 
     if (head->status < 200) {
+        if (head->status == 100)
+            ex->awaits_continue = false;
         exchange_relay_interim(ex, head);
         exchange_wake(ex);
         return;
@@ -240,6 +242,7 @@ void exchange_start_upstream(struct exchange *ex)
         .is_head = exchange_is_head(ex),
         /* Whoever judges a write twice may find it outdated; so may its lease. */
         .idempotent = ex->claim == NULL && exchange_is_idempotent(ex),
+        .awaits_continue = ex->awaits_continue,
         .send_until_ms = ex->claim != NULL ? ex->claim->deadline_ms : 0,
     };
     ex->upstream = upstream_start(generation->pools[ex->match.route->backend_index], &request,

@@ -58,6 +58,7 @@ struct exchange {
     enum request_state request;
     enum response_state response;
     bool close_after;
+    bool awaits_continue; /* the peer waits for the backend's 100 before it sends its body */
 
     struct buf body;   /* collected */
     struct buf answer; /* the rest of our own answer's body */

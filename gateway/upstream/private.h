@@ -20,6 +20,7 @@
  *      request WAITING, in line                  wait_timeout
  *      request WAITING, connecting               its share of connect_timeout
  *      request SENDING with bytes to write       idle_timeout since the backend last took some
+ *      request SENDING without, 100 awaited      response_timeout since the head was taken
  *      request SENDING without                   none: the caller is what we wait for
  *      request SENT or ABANDONED, no head yet    response_timeout; interim heads do not move it
  *      response BODY, caller waits for bytes     idle_timeout since bytes last moved, either way
@@ -93,6 +94,7 @@ struct upstream {
     bool is_head;
     bool idempotent;
     int64_t send_until_ms; /* 0: no limit */
+    bool awaits_continue;  /* the caller waits for a 100 before it gives any body */
     bool finished;         /* the caller has given all */
     bool wants_room;       /* on_writable is due when there is room */
     bool touched;          /* bytes went out on this connection */

@@ -50,6 +50,8 @@ static void response_invalid(struct upstream *upstream)
 /* Back to waiting when the caller has seen it. */
 static void response_interim(struct upstream *upstream, const struct http_head *head)
 {
+    if (head->status == 100)
+        upstream->awaits_continue = false;
     if (head->status == 101 || ++upstream->interims > INTERIMS_MAX) {
         upstream_fail(upstream, REASON_BACKEND_INVALID,
                       head->status == 101 ? "nobody asked to switch protocols"

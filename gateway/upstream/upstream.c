@@ -112,7 +112,9 @@ static int64_t upstream_deadline(const struct upstream *upstream)
         return upstream->awaiting ? upstream->progress_ms + backend->idle_timeout_ms : 0;
     if (upstream->request != REQUEST_SENDING)
         return upstream->request_end_ms + backend->response_timeout_ms;
-    return upstream_has_unsent(upstream) ? upstream->progress_ms + backend->idle_timeout_ms : 0;
+    if (upstream_has_unsent(upstream))
+        return upstream->progress_ms + backend->idle_timeout_ms;
+    return upstream->awaits_continue ? upstream->progress_ms + backend->response_timeout_ms : 0;
 }
 
 /* Deadlines mostly move away; so a timer that is early enough is left alone, and looks again when
@@ -696,7 +698,7 @@ static void upstream_on_deadline(struct upstream *upstream)
     } else if (upstream->response == RESPONSE_BODY) {
         upstream_fail(upstream, REASON_BACKEND_TIMEOUT,
                       "nothing of the body came within idle_timeout", "");
-    } else if (upstream->request == REQUEST_SENDING) {
+    } else if (upstream->request == REQUEST_SENDING && upstream_has_unsent(upstream)) {
         upstream_fail(upstream, REASON_BACKEND_TIMEOUT,
                       "nothing of the request was taken within idle_timeout", "");
     } else {
@@ -737,6 +739,7 @@ struct upstream *upstream_start(struct upstream_pool *pool, const struct upstrea
     upstream->body_left = request->content_length;
     upstream->is_head = request->is_head;
     upstream->idempotent = request->idempotent;
+    upstream->awaits_continue = request->awaits_continue;
     upstream->retries_left = pool->params.backend->retries;
     upstream->attempt_reason = REASON_BACKEND_UNAVAILABLE;
     upstream->whole = true;
@@ -784,6 +787,7 @@ struct buf *upstream_body_begin(struct upstream *upstream, size_t *out_room)
     size_t contiguous = 0;
 
     assert(!upstream->finished);
+    upstream->awaits_continue = false;
     if (upstream->framing == HTTP_FRAMING_LENGTH && upstream->body_left == 0)
         return NULL;
     size_t room = upstream_room(upstream);

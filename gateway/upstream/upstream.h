@@ -68,6 +68,9 @@ struct upstream_request {
     uint64_t content_length;
     bool is_head;    /* method HEAD: the response has no body */
     bool idempotent; /* may be sent again even if a server has seen it */
+    bool
+        awaits_continue; /* the head expects 100-continue: until that comes, or body from the caller
+                             all the same, the server has response_timeout to say something */
     /* Monotonic; no byte goes out from then on, and what the kernel has not delivered when the
      * exchange breaks off is thrown away, not sent. The caller ends the exchange by then. 0: no
      * such limit. */

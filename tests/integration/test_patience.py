@@ -178,6 +178,57 @@ def test_a_client_is_not_blamed_for_a_slow_backend(
         assert connection.response("POST").status == 200
 
 
+def test_a_client_that_awaits_100_continue_is_not_blamed_for_a_slow_backend(
+    start_gateway: StartGateway, new_device: NewDevice, backend: Backend
+) -> None:
+    """It sent nothing because nobody had asked for it yet, and was told 408 after body_timeout. It
+    is the backend that has to say something, within response_timeout.
+    """
+    gateway = start_gateway({"http": {"body_timeout": "300ms"}})
+    gate = backend.gate()
+
+    def late(exchange: Exchange) -> None:
+        gate.wait()
+        exchange.interim(100, "Continue")
+        exchange.respond(200, exchange.read_body())
+
+    backend.on("/late", late)
+    head = [("Expect", "100-continue"), ("Content-Length", "5")]
+    with new_device(to=gateway).connect() as connection:
+        connection.send(request("POST", "/late", head))
+        gate.await_arrival()
+        assert stays_true(connection.is_open, 1.5)
+        gate.open()
+        assert connection.reader.response_head().status == 100
+        assert connection.send(b"hello").response("POST").body == b"hello"
+        # from then on it is the client that is waited for
+        gateway.log.wait("request", path="/late", reason="ok")
+        connection.send(request("POST", "/late", head))
+        assert connection.reader.response_head().status == 100
+        assert connection.response("POST").reason == "request-timeout"
+
+
+def test_a_backend_that_never_asks_for_the_body_has_response_timeout(
+    start_gateway: StartGateway, new_device: NewDevice, backend: Backend
+) -> None:
+    gateway = start_gateway(
+        {
+            "http": {"body_timeout": "100ms"},
+            "backends": [
+                {"name": "api", "servers": [backend.address], "response_timeout": "700ms"}
+            ],
+        }
+    )
+    gate = backend.gate()
+    backend.on("/never", lambda exchange: gate.wait())
+    head = [("Expect", "100-continue"), ("Content-Length", "5")]
+    with new_device(to=gateway).connect() as connection:
+        connection.send(request("POST", "/never", head))
+        answer = connection.response("POST")
+        gate.open()
+    assert (answer.status, answer.reason) == (504, "backend-timeout")
+
+
 def read_slowly(connection: Connection, piece: int, every: float, gone: Callable[[], bool]) -> int:
     """Takes what comes from the socket, undecrypted."""
     taken = 0
