@@ -404,7 +404,6 @@ static enum step connection_parse_head(struct connection *conn)
 /* Nothing is going on: the buffers' memory goes back. */
 static void connection_rest(struct connection *conn)
 {
-    stream_rest(conn->stream);
     if (buf_is_empty(&conn->in))
         buf_release(&conn->in);
     if (buf_is_empty(&conn->out))

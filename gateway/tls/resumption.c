@@ -184,30 +184,30 @@ void resumption_install(struct resumption *resumption, SSL_CTX *context)
     SSL_CTX_sess_set_remove_cb(context, on_remove_session);
 }
 
-void resumption_send_ticket(SSL *ssl)
+/* Sent at once as far as the socket takes it; the rest goes out with the next read or write. */
+static void send_ticket(SSL *ssl)
 {
     if (SSL_new_session_ticket(ssl) == 1)
         (void)SSL_do_handshake(ssl);
 }
 
-bool resumption_allow(struct resumption *resumption, SSL *ssl, const struct session_origin *origin)
+void resumption_allow(struct resumption *resumption, SSL *ssl, const struct session_origin *origin)
 {
     struct handshake_notes *notes = handshake_notes(ssl);
     int64_t now_ms = clock_wall_ms();
 
     if (resumption->store == NULL)
-        return false;
+        return;
     if (!SSL_session_reused(ssl)) {
         if (origin->not_after_ms <= now_ms || notes->facts != NULL)
-            return false;
+            return;
         notes->facts =
             session_facts_new(origin, now_ms + resumption->lifetime_ms, notes->server_name);
     }
-    if (SSL_version(ssl) == TLS1_3_VERSION)
-        return notes->can_resume;
-    if (!SSL_session_reused(ssl))
+    if (SSL_version(ssl) == TLS1_3_VERSION && notes->can_resume)
+        send_ticket(ssl);
+    else if (SSL_version(ssl) != TLS1_3_VERSION && !SSL_session_reused(ssl))
         (void)on_new_session(ssl, SSL_get_session(ssl));
-    return false;
 }
 
 bool resumption_recall(SSL *ssl, size_t *out_issuer, struct stream_peer *out)

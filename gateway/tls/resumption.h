@@ -44,13 +44,10 @@ struct session_origin {
     struct stream_peer *peer;
 };
 
-/* After the handshake, at most once a connection. `origin` is ignored on resumed connections: they
- * go on with that of the full handshake. At TLS 1.2 stores the session; at TLS 1.3 says whether a
- * ticket is to be sent, which stores it. */
-bool resumption_allow(struct resumption *resumption, SSL *ssl,
-                      const struct session_origin *origin) MUST_CHECK;
-/* Once. What the socket does not take goes out with the next read or write. */
-void resumption_send_ticket(SSL *ssl);
+/* After the handshake, at most once a connection: stores the session, which at TLS 1.3 also sends a
+ * ticket. `origin` is ignored on resumed connections: they go on with that of the full handshake.
+ */
+void resumption_allow(struct resumption *resumption, SSL *ssl, const struct session_origin *origin);
 /* After a resumed handshake: takes the facts into the notes, and a copy of the peer's whose texts
  * are theirs. False when the session is not one of ours. */
 bool resumption_recall(SSL *ssl, size_t *out_issuer, struct stream_peer *out) MUST_CHECK;

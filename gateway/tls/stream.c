@@ -30,7 +30,6 @@ struct stream {
     enum stream_failure failure; /* by TLS; NONE: no failure, or the peer went away */
     bool read_dry; /* the last read found no whole record, neither buffered nor on the socket */
     bool resumption_allowed;   /* once a connection */
-    bool ticket_due;           /* and not sent yet */
     struct tls_server *server; /* borrowed, see stream_new_tls(); NULL unless we are the server */
     bool is_client;            /* we have connected: see client.h */
     SSL *ssl;                  /* owned; NULL for plain streams */
@@ -350,29 +349,12 @@ void stream_allow_resumption(struct stream *stream)
         return;
     stream->resumption_allowed = true;
     clear_errors();
-    stream->ticket_due = resumption_allow(stream->server->resumption, stream->ssl, &stream->origin);
+    resumption_allow(stream->server->resumption, stream->ssl, &stream->origin);
     ERR_clear_error();
-}
-
-static void send_due_ticket(struct stream *stream)
-{
-    if (!stream->ticket_due)
-        return;
-    stream->ticket_due = false;
-    clear_errors();
-    resumption_send_ticket(stream->ssl);
-    ERR_clear_error();
-}
-
-void stream_rest(struct stream *stream)
-{
-    if (!stream->failed)
-        send_due_ticket(stream);
 }
 
 void stream_forget_session(struct stream *stream)
 {
-    stream->ticket_due = false;
     if (stream->server != NULL && stream->established)
         resumption_forget(stream->server->resumption, stream->ssl);
 }
@@ -427,8 +409,7 @@ static enum stream_result write_record(struct stream *stream, const void *data, 
     return status == 1 ? STREAM_DONE : stream_outcome(stream, status);
 }
 
-/* The ticket that is due, and as many records as the wire takes; stream->owed tells how much they
- * hold. */
+/* As many records as the wire takes; stream->owed tells how much they hold. */
 static enum stream_result gather_records(struct stream *stream, const char *data, size_t len)
 {
     const size_t most = (size_t)WIRE_RECORDS * WIRE_RECORD_MAX;
@@ -437,7 +418,6 @@ static enum stream_result gather_records(struct stream *stream, const char *data
     len = len < most ? len : most;
     if (!wire_gather(&stream->wire, len))
         return stream_fail(stream, STR("out of memory"));
-    send_due_ticket(stream);
     while (stream->owed < len && result == STREAM_DONE) {
         size_t n = 0;
         result = write_record(stream, data + stream->owed, len - stream->owed, &n);
@@ -475,7 +455,7 @@ static enum stream_result write_tls(struct stream *stream, const void *data, siz
         return STREAM_WANT_WRITE;
     }
     if (stream->owed == 0 && wire_unsent(&stream->wire) == 0) {
-        if (len > WIRE_RECORD_MAX || stream->ticket_due)
+        if (len > WIRE_RECORD_MAX)
             result = gather_records(stream, data, len);
         /* One record goes as it is; so does whatever found no room: with nothing to send, the flush
          * only ends gathering. */

@@ -100,13 +100,11 @@ const char *stream_server_name(const struct stream *stream);
 /* Uid of the process at the other end of a Unix socket; false for other sockets. */
 bool stream_peer_uid(const struct stream *stream, uint32_t *out_uid);
 
-/* From now on the peer may resume this session. At TLS 1.3 it needs a ticket for that, if it takes
- * any: that goes together with what is written next, or with stream_rest(). Call after admission; without the call nothing is remembered. Harmless on plain streams. A
+/* From now on the peer may resume this session: at TLS 1.3 sends a ticket, if the client takes any.
+ * Call after admission; without the call nothing is remembered. Harmless on plain streams. A
  * resumed one gets a new ticket, because clients use each only once; however long the chain, it
  * ends tls.session_lifetime after its full handshake, or with the certificate or its CRL. */
 void stream_allow_resumption(struct stream *stream);
-/* Nothing will be written for a while: a ticket that waits for company goes alone. */
-void stream_rest(struct stream *stream);
 /* Forgets the session and all tickets of the same full handshake: nobody resumes them any more. */
 void stream_forget_session(struct stream *stream);
 

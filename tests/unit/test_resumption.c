@@ -7,7 +7,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -61,7 +60,6 @@ static void connect_first(struct tls_server *server, struct client *client,
     assert_int_equal(stream_peer(link.stream)->credentials.handshake, HANDSHAKE_FULL);
     if (wanted->allowed)
         stream_allow_resumption(link.stream);
-    stream_rest(link.stream);
     link_step_client(&link);
     if (wanted->between == BETWEEN_FORGET)
         stream_forget_session(link.stream);
@@ -153,7 +151,6 @@ static void check_facts_survive(int version)
                          i > 0 ? HANDSHAKE_RESUMED : HANDSHAKE_FULL);
         check_same_peer(stream_peer(link.stream), stream_peer(known.stream));
         stream_allow_resumption(link.stream);
-        stream_rest(link.stream);
         check_same_peer(stream_peer(link.stream), stream_peer(known.stream));
         link_step_client(&link);
         if (i < 2)
@@ -214,7 +211,6 @@ static void check_dropping(int version)
     SSL_CTX_set_tlsext_max_fragment_length(client.context, TLSEXT_max_fragment_length_1024);
     link_connect(&link, server, &client, "a.example");
     stream_allow_resumption(link.stream);
-    stream_rest(link.stream);
     link_step_client(&link);
     link_close(&link);
 
@@ -242,77 +238,6 @@ static void a_session_loses_its_certificate_and_nothing_else(void **state)
     check_dropping(TLS1_3_VERSION);
 }
 
-static int unread(const struct link *link)
-{
-    int n = -1;
-
-    assert_int_equal(ioctl(SSL_get_fd(link->ssl), FIONREAD, &n), 0);
-    return n;
-}
-
-/* A ticket alone would cost a system call and wake the client for nothing that it waits for. */
-static void a_ticket_goes_with_what_is_written_next(void **state)
-{
-    static const size_t sizes[] = {1, 300, 16384, 40000};
-    static char sent[40000], got[40000];
-    struct tls_server *server = usual_server();
-    struct client client;
-
-    client_init(&client, TLS1_3_VERSION, &pki.device);
-    for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
-        struct link link;
-        size_t n = 0, read = 0;
-
-        link_connect(&link, server, &client, NULL);
-        SSL_SESSION *before = client.session;
-        stream_allow_resumption(link.stream);
-        assert_int_equal(unread(&link), 0);
-        memset(sent, 'a' + (int)i, sizes[i]);
-        assert_int_equal(stream_write(link.stream, sent, sizes[i], &n), STREAM_DONE);
-        assert_int_equal(n, sizes[i]);
-        int all = unread(&link);
-        stream_rest(link.stream);
-        assert_int_equal(unread(&link), all);
-        while (read < sizes[i] && SSL_read_ex(link.ssl, got + read, sizes[i] - read, &n) == 1)
-            read += n;
-        assert_int_equal(read, sizes[i]);
-        assert_memory_equal(got, sent, sizes[i]);
-        assert_ptr_not_equal(client.session, before);
-        link_close(&link);
-    }
-    client_deinit(&client);
-    tls_server_unref(&server);
-}
-
-static void a_ticket_goes_alone_when_nothing_is_written(void **state)
-{
-    struct tls_server *server = usual_server();
-    struct client client;
-    struct link link;
-
-    client_init(&client, TLS1_3_VERSION, &pki.device);
-    link_connect(&link, server, &client, NULL);
-    stream_rest(link.stream);
-    assert_int_equal(unread(&link), 0);
-    stream_allow_resumption(link.stream);
-    stream_rest(link.stream);
-    int ticket = unread(&link);
-    assert_true(ticket > 0);
-    stream_rest(link.stream);
-    assert_int_equal(unread(&link), ticket);
-    link_close(&link);
-
-    /* None for whom it would be of no use. */
-    link_connect(&link, server, &client, NULL);
-    stream_allow_resumption(link.stream);
-    stream_forget_session(link.stream);
-    stream_rest(link.stream);
-    assert_int_equal(unread(&link), 0);
-    link_close(&link);
-    client_deinit(&client);
-    tls_server_unref(&server);
-}
-
 /* Clients use a TLS 1.3 ticket once, so a resumed connection gives a new one; all of them end
  * together. */
 static void a_chain_of_tickets_ends_with_its_first_handshake(void **state)
@@ -330,9 +255,7 @@ static void a_chain_of_tickets_ends_with_its_first_handshake(void **state)
         SSL_SESSION *before = client.session;
         if (i == 0 || i == 1)
             stream_allow_resumption(link.stream);
-        stream_rest(link.stream);
         stream_allow_resumption(link.stream);
-        stream_rest(link.stream);
         link_step_client(&link);
         assert_true(i >= 4 || client.session != before);
         if (i == 0)
@@ -448,7 +371,6 @@ static void *visit(void *arg)
             abort();
         visitor->n_resumed += stream_peer(link.stream)->credentials.handshake == HANDSHAKE_RESUMED;
         stream_allow_resumption(link.stream);
-        stream_rest(link.stream);
         link_step_client(&link);
         if (i % 10 == 9)
             stream_forget_session(link.stream);
@@ -484,8 +406,6 @@ int main(void)
         cmocka_unit_test(sessions_are_resumed_only_as_bound),
         cmocka_unit_test(a_resumed_connection_has_the_facts_of_the_full_handshake),
         cmocka_unit_test(a_session_loses_its_certificate_and_nothing_else),
-        cmocka_unit_test(a_ticket_goes_with_what_is_written_next),
-        cmocka_unit_test(a_ticket_goes_alone_when_nothing_is_written),
         cmocka_unit_test(a_chain_of_tickets_ends_with_its_first_handshake),
         cmocka_unit_test(the_session_store_is_bounded),
         cmocka_unit_test(the_session_used_longest_ago_goes_first),

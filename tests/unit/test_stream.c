@@ -94,7 +94,6 @@ static void large_answers_pass_with_what_tls_has_to_say_itself(void **state)
                                     sizeof(small)),
                          0);
         stream_allow_resumption(link.stream);
-        stream_rest(link.stream);
         while (taken < TOTAL) {
             enum stream_result result = stream_write(link.stream, sent + taken, TOTAL - taken, &n);
             assert_true(result == STREAM_DONE || result == STREAM_WANT_WRITE);
@@ -199,7 +198,6 @@ static void each_side_ends_by_itself(void **state)
 
         connect_device(&link, server, &client, version);
         stream_allow_resumption(link.stream);
-        stream_rest(link.stream);
         assert_int_equal(stream_shutdown(link.stream), STREAM_DONE);
         assert_int_equal(SSL_read(link.ssl, data, sizeof(data)), 0);
         assert_int_equal(SSL_get_error(link.ssl, 0), SSL_ERROR_ZERO_RETURN);
@@ -278,7 +276,6 @@ static void plain_streams_behave_alike(void **state)
     assert_true(stream_peer_uid(stream, &uid));
     assert_int_equal(uid, getuid());
     stream_allow_resumption(stream);
-    stream_rest(stream);
     stream_forget_session(stream);
 
     assert_int_equal(stream_read(stream, data, sizeof(data), &n), STREAM_WANT_READ);
