@@ -39,8 +39,9 @@ struct connection_origin {
  * A device's number is known when it is admitted. Stock agents open a connection a request, and
  * what they leave behind when they restart or their network changes looks idle until
  * http.idle_timeout. So the newest wins: the idlest connection of the device on this worker is
- * closed in order; only if the worker has no idle one is the new one answered 503, and whoever
- * tries again comes from another port, to any worker. */
+ * closed in order (a request that is on its way has drain_timeout); only if the worker has no idle
+ * one is the new one answered 503, and whoever tries again comes from another port, to any worker.
+ */
 void connection_accept(struct worker *worker, const struct connection_origin *origin);
 
 /* From the event log: cuts, or drains, exactly the connections that were admitted with what it

@@ -130,7 +130,6 @@ bool connection_enter_device(struct connection *conn)
         return false;
     /* In order, not at once: a request that is on its way is still served. */
     budget_leave_device(worker->budget, &idlest.conn->claim);
-    connection_drain(idlest.conn, REASON_IDLE_GAVE_WAY,
-                     connection_config(conn)->http.head_timeout_ms);
+    connection_drain(idlest.conn, REASON_IDLE_GAVE_WAY, connection_config(conn)->drain_timeout_ms);
     return budget_enter_device(worker->budget, &conn->claim, device, max);
 }

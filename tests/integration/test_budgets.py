@@ -175,6 +175,30 @@ def test_an_idle_connection_of_a_device_gives_way_to_a_newer_one(
     assert oldest.request("GET", "/").status == 200
 
 
+def test_a_request_of_a_connection_that_gives_way_is_served_to_its_end(
+    start_gateway: StartGateway, new_device: NewDevice, backend: Backend, stack: ExitStack
+) -> None:
+    """It was cut when as long had passed as the head of a request may take."""
+    gateway = start_gateway({**limits(device_connections=1), "http": {"head_timeout": "500ms"}})
+    device, gate = new_device(to=gateway), backend.gate()
+
+    def late(exchange: Exchange) -> None:
+        gate.wait()
+        exchange.respond(200, b"late")
+
+    backend.on("/late", late)
+    fresh = enter(stack, device)
+    metric = 'dgw_admissions_total{reason="registered"}'
+    wait_until(lambda: gateway.operator.metrics().get(metric) == 1, "it is admitted")
+    newer = enter(stack, device)
+    assert newer.request("GET", "/").status == 200
+    fresh.send(request("GET", "/late"))
+    gate.await_arrival()
+    assert stays_true(fresh.is_open, 1.2)
+    gate.open()
+    assert fresh.response().body == b"late"
+
+
 def test_a_device_whose_connections_are_all_busy_gets_no_more(
     start_gateway: StartGateway, new_device: NewDevice, backend: Backend, stack: ExitStack
 ) -> None:

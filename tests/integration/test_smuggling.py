@@ -354,7 +354,7 @@ PASSES = {
         ("POST", "/attack", b"hello"),
     ),
     "trailers": (
-        chunks(b"5\r\nhello\r\n0\r\nX-Device-Id: forged\r\nContent-Length: 99\r\n\r\n"),
+        chunks(b"5\r\nhello\r\n0\r\nX-Device-Id: forged\r\nX-More: y\r\n\r\n"),
         ("POST", "/attack", b"hello"),
     ),
     "a request as a body": (
