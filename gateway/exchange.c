@@ -418,7 +418,7 @@ enum reason exchange_reason(const struct exchange *ex)
 
 /* --- the end ---------------------------------------------------------------------------------- */
 
-static void exchange_log(const struct exchange *ex)
+static void exchange_log(const struct exchange *ex, int64_t duration_us)
 {
     const struct exchange_peer *peer = ex->env->peer;
     const struct credentials *who =
@@ -448,7 +448,7 @@ static void exchange_log(const struct exchange *ex)
                                                : route->prefix),
         LOG_STR("backend", route != NULL && route->backend != NULL ? route->backend : ""),
         LOG_INT("bytes_in", ex->bytes_in), LOG_INT("bytes_out", ex->bytes_out),
-        LOG_INT("duration_us", clock_monotonic_us() - ex->started_us));
+        LOG_INT("duration_us", duration_us));
 }
 
 void exchange_cut_off(struct exchange *ex, enum reason reason)
@@ -459,7 +459,7 @@ void exchange_cut_off(struct exchange *ex, enum reason reason)
     exchange_set_response(ex, RESPONSE_BROKEN);
 }
 
-static void exchange_count(const struct exchange *ex)
+static void exchange_count(const struct exchange *ex, int64_t duration_us)
 {
     struct stats *stats = ex->env->worker->stats;
     int class = ex->status / 100;
@@ -468,7 +468,7 @@ static void exchange_count(const struct exchange *ex)
     stat_add(&stats->responses[class > 0 && class < STATUS_CLASSES ? class : 0], 1);
     /* Operators' own requests would hide how clients fare. */
     if (ex->env->listener != NULL)
-        histogram_observe(&stats->request_duration, clock_monotonic_us() - ex->started_us);
+        histogram_observe(&stats->request_duration, duration_us);
 }
 
 void exchange_free(struct exchange **ex_at)
@@ -479,9 +479,10 @@ void exchange_free(struct exchange **ex_at)
         return;
     *ex_at = NULL;
     exchange_cut_off(ex, REASON_CLOSED_BY_PEER);
-    exchange_count(ex);
+    int64_t duration_us = clock_monotonic_us() - ex->started_us;
+    exchange_count(ex, duration_us);
     if (ex->env->generation->snapshot->config->log.requests)
-        exchange_log(ex);
+        exchange_log(ex, duration_us);
     upstream_abort(&ex->upstream);
     /* A claim that is still undecided never reached a backend; one that did is left to expire. */
     bool unsent = ex->claim != NULL && ex->claim->transition != NULL;

@@ -7,17 +7,20 @@
 #include "gateway/base/encode.h"
 #include "gateway/http/fields.h"
 
-static bool put_field(struct buf *out, const char *name, struct str value)
+/* `name` is a literal. */
+#define put_field(out, name, value)   put_named(out, STR(name ": "), value)
+#define put_number(out, name, number) put_named_number(out, STR(name ": "), number)
+
+static inline bool put_named(struct buf *out, struct str name, struct str value)
 {
-    return buf_append_str(out, str_c(name)) && buf_append(out, ": ", 2) &&
-           buf_append_str(out, value) && buf_append(out, "\r\n", 2);
+    return buf_append_str(out, name) && buf_append_str(out, value) && buf_append(out, "\r\n", 2);
 }
 
-static bool put_number(struct buf *out, const char *name, uint64_t value)
+static bool put_named_number(struct buf *out, struct str name, uint64_t number)
 {
     char digits[ENCODE_DECIMAL_MAX];
 
-    return put_field(out, name, (struct str){digits, encode_unsigned(value, digits)});
+    return put_named(out, name, (struct str){digits, encode_unsigned(number, digits)});
 }
 
 static bool put_framing(struct buf *out, enum http_framing framing, uint64_t content_length)
@@ -88,7 +91,7 @@ static bool put_trace(const struct forward_request *request, struct buf *out)
         return false;
     for (size_t i = 0; request->keep_trace_state && i < request->head->n_fields; i++) {
         const struct http_field *field = &request->head->fields[i];
-        if (str_eq_nocase(field->name, name) && !put_field(out, name.p, field->value))
+        if (str_eq_nocase(field->name, name) && !put_field(out, "tracestate", field->value))
             return false;
     }
     return true;

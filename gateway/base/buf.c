@@ -50,13 +50,11 @@ static bool buf_make_room(struct buf *buf)
     return true;
 }
 
-bool buf_append(struct buf *buf, const void *data, size_t len)
+bool buf_append_moving(struct buf *buf, const void *data, size_t len)
 {
     if (len == 0)
         return true;
-    if (len > buf_space(buf))
-        return false;
-    if ((buf->mem == NULL || len > buf->capacity - buf->tail) && !buf_make_room(buf))
+    if (len > buf_space(buf) || !buf_make_room(buf))
         return false;
     memcpy(buf->mem + buf->tail, data, len);
     buf->tail += len;

@@ -52,8 +52,20 @@ static inline struct str buf_peek(const struct buf *buf)
 /* len <= buf_len(). */
 void buf_consume(struct buf *buf, size_t len);
 
-/* False, with nothing appended, when it does not fit or memory is out. */
-bool buf_append(struct buf *buf, const void *data, size_t len) MUST_CHECK;
+bool buf_append_moving(struct buf *buf, const void *data, size_t len) MUST_CHECK;
+
+/* False, with nothing appended, when it does not fit or memory is out. Inline for the many small
+ * pieces that a head is put together from; the first one, and whatever needs the room in front, goes
+ * through buf_append_moving(), which nobody else calls. */
+MUST_CHECK static inline bool buf_append(struct buf *buf, const void *data, size_t len)
+{
+    if (buf->mem == NULL || len > buf->capacity - buf->tail)
+        return buf_append_moving(buf, data, len);
+    if (len > 0)
+        memcpy(buf->mem + buf->tail, data, len);
+    buf->tail += len;
+    return true;
+}
 static inline bool buf_append_str(struct buf *buf, struct str s)
 {
     return buf_append(buf, s.p, s.len);

@@ -2,6 +2,7 @@
 #include "gateway/base/encode.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
@@ -62,10 +63,18 @@ size_t encode_decimal(int64_t value, char out[ENCODE_DECIMAL_MAX])
 
 void random_bytes(void *out, size_t len)
 {
-    assert(len <= 256); /* up to this size getrandom() is never cut short */
-    if (getrandom(out, len, 0) != (ssize_t)len) {
-        fputs("device-gateway: the kernel gives no random bytes\n", stderr);
-        abort();
+    char *at = out;
+
+    while (len > 0) {
+        ssize_t n = getrandom(at, len, 0);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            fputs("device-gateway: the kernel gives no random bytes\n", stderr);
+            abort();
+        }
+        at += n;
+        len -= (size_t)n;
     }
 }
 

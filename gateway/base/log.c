@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "gateway/base/log.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -79,14 +80,19 @@ bool log_enabled(enum log_level level)
     return (int)level >= atomic_load_explicit(&log_lowest_level, memory_order_relaxed);
 }
 
-static void line_put(struct line *line, const char *text, size_t len)
+/* There is room for it. */
+static inline void line_add(struct line *line, const char *text, size_t len)
 {
-    if (line->cut || len > line->limit - line->len) {
-        line->cut = true;
-        return;
-    }
     memcpy(line->out + line->len, text, len);
     line->len += len;
+}
+
+static void line_put(struct line *line, const char *text, size_t len)
+{
+    if (line->cut || len > line->limit - line->len)
+        line->cut = true;
+    else
+        line_add(line, text, len);
 }
 
 static void line_puts(struct line *line, const char *text)
@@ -111,18 +117,20 @@ static size_t utf8_sequence(const unsigned char *p, size_t len)
     return n;
 }
 
-/* Eight bytes at once: true when each of them stands for itself between quotes. A byte of `x` that
- * is 0 borrows from its top bit in (x - ones) & ~x; what it may spoil lies above it. */
-static bool line_is_plain_word(const char *p)
+/* Of eight bytes at once, a bit in each that does not stand for itself between quotes. A byte of `x`
+ * that is 0 borrows from its top bit in (x - ones) & ~x; what it may spoil lies above it, so only
+ * the lowest bit that is set is sure. */
+static uint64_t line_odd_bytes(const char *p)
 {
     const uint64_t ones = UINT64_C(0x0101010101010101), tops = ones << 7;
     uint64_t word;
 
     memcpy(&word, p, sizeof(word));
+    word = le64toh(word);
     uint64_t quote = word ^ ones * '"', backslash = word ^ ones * '\\', del = word ^ ones * 0x7f;
     uint64_t odd = ((word - ones * ' ') & ~word) | ((quote - ones) & ~quote) |
                    ((backslash - ones) & ~backslash) | ((del - ones) & ~del) | word;
-    return (odd & tops) == 0;
+    return odd & tops;
 }
 
 /* How many bytes at the beginning stand for themselves between quotes. */
@@ -130,8 +138,14 @@ static size_t line_plain_run(struct str s)
 {
     size_t n = 0;
 
-    while (s.len - n >= sizeof(uint64_t) && line_is_plain_word(s.p + n))
-        n += sizeof(uint64_t);
+    for (; s.len - n >= sizeof(uint64_t); n += sizeof(uint64_t)) {
+        uint64_t odd = line_odd_bytes(s.p + n);
+        if (odd != 0)
+            return n + (size_t)__builtin_ctzll(odd) / 8;
+    }
+    /* The last eight once more, rather than each of the rest. */
+    if (n > 0 && line_odd_bytes(s.p + s.len - sizeof(uint64_t)) == 0)
+        return s.len;
     while (n < s.len && s.p[n] >= ' ' && s.p[n] < '\x7f' && s.p[n] != '"' && s.p[n] != '\\')
         n++;
     return n;
@@ -146,10 +160,9 @@ static void line_put_run(struct line *line, const char *text, size_t len)
     line->cut = line->cut || len > room;
 }
 
-/* Between quotes: JSON's escapes serve logfmt as well. Bytes that are not UTF-8 become \u00xx. */
-static void line_quote(struct line *line, struct str s)
+/* JSON's escapes serve logfmt as well. Bytes that are not UTF-8 become \u00xx. */
+static void line_escape(struct line *line, struct str s)
 {
-    line_puts(line, "\"");
     for (size_t i = 0; i < s.len;) {
         size_t n = line_plain_run((struct str){s.p + i, s.len - i});
         char escaped[8];
@@ -175,6 +188,16 @@ static void line_quote(struct line *line, struct str s)
         }
         i += n;
     }
+}
+
+/* Between quotes. */
+static void line_quote(struct line *line, struct str s)
+{
+    line_puts(line, "\"");
+    if (s.len <= line->limit - line->len && line_plain_run(s) == s.len)
+        line_add(line, s.p, s.len);
+    else
+        line_escape(line, s);
     /* Also when the text was cut: the line stays well-formed. */
     line->out[line->len++] = '"';
 }
@@ -189,16 +212,20 @@ static bool logfmt_is_plain(struct str s)
     return s.len > 0;
 }
 
-static void line_name(struct line *line, enum log_format format, const char *name)
+/* There is room for it. */
+static void line_name(struct line *line, enum log_format format, const struct log_field *field)
 {
     if (format == LOG_JSON) {
-        line_puts(line, line->len > 1 ? ",\"" : "\"");
-        line_puts(line, name);
-        line_puts(line, "\":");
+        if (line->len > 1)
+            line_add(line, ",", 1);
+        line_add(line, "\"", 1);
+        line_add(line, field->name, field->name_len);
+        line_add(line, "\":", 2);
     } else {
-        line_puts(line, line->len > 0 ? " " : "");
-        line_puts(line, name);
-        line_puts(line, "=");
+        if (line->len > 0)
+            line_add(line, " ", 1);
+        line_add(line, field->name, field->name_len);
+        line_add(line, "=", 1);
     }
 }
 
@@ -209,16 +236,16 @@ static void line_field(struct line *line, enum log_format format, const struct l
     if (field->name == NULL || (field->type == LOG_FIELD_STR && field->str.len == 0))
         return;
     /* A field that does not fit with its name and an empty value is left out whole. */
-    if (line->cut || strlen(field->name) + sizeof(number) + 8 > line->limit - line->len) {
+    if (line->cut || field->name_len + sizeof(number) + 8 > line->limit - line->len) {
         line->cut = true;
         return;
     }
-    line_name(line, format, field->name);
+    line_name(line, format, field);
     switch (field->type) {
     case LOG_FIELD_STR:
         if (format == LOG_LOGFMT && logfmt_is_plain(field->str) &&
             field->str.len < line->limit - line->len)
-            line_put(line, field->str.p, field->str.len);
+            line_add(line, field->str.p, field->str.len);
         else
             line_quote(line, field->str);
         break;

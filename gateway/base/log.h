@@ -48,18 +48,18 @@ enum log_field_type {
 
 struct log_field {
     const char *name; /* literal; NULL: the field is left out */
+    size_t name_len;
     enum log_field_type type;
     struct str str; /* borrowed for the call; an empty one is left out of the line */
     int64_t number;
 };
 
-#define LOG_STR(name_, text)                                                                       \
-    ((struct log_field){.name = (name_), .type = LOG_FIELD_STR, .str = str_c(text)})
-#define LOG_SLICE(name_, s) ((struct log_field){.name = (name_), .type = LOG_FIELD_STR, .str = (s)})
-#define LOG_INT(name_, value)                                                                      \
-    ((struct log_field){.name = (name_), .type = LOG_FIELD_INT, .number = (int64_t)(value)})
-#define LOG_BOOL(name_, value)                                                                     \
-    ((struct log_field){.name = (name_), .type = LOG_FIELD_BOOL, .number = (value)})
+#define LOG_FIELD_(name_, ...)                                                                     \
+    ((struct log_field){.name = "" name_, .name_len = sizeof(name_) - 1, __VA_ARGS__})
+#define LOG_STR(name_, text)   LOG_SLICE(name_, str_c(text))
+#define LOG_SLICE(name_, s)    LOG_FIELD_(name_, .type = LOG_FIELD_STR, .str = (s))
+#define LOG_INT(name_, value)  LOG_FIELD_(name_, .type = LOG_FIELD_INT, .number = (int64_t)(value))
+#define LOG_BOOL(name_, value) LOG_FIELD_(name_, .type = LOG_FIELD_BOOL, .number = (value))
 
 /* Set once at the start, before there are threads; the level may change later. From then on a pipe
  * or terminal on stderr is written without waiting, through a descriptor of our own: others who

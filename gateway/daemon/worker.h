@@ -35,7 +35,7 @@ void generation_unref(struct generation **generation);
 
 /* Random bytes in stock, so that ids do not cost a system call each. */
 struct random_stock {
-    uint8_t bytes[256];
+    uint8_t bytes[2048];
     size_t used;
 };
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "gateway/http/lines.h"
 
+#include <endian.h>
+
 enum {
     HTTP_CHUNK_DIGITS_MAX = 16
 }; /* what 64 bits hold: more is read differently by different people */
@@ -39,8 +41,29 @@ static enum http_line_event http_lines_step(struct http_lines *lines, char c)
     return HTTP_LINE_GOES_ON;
 }
 
-/* Bytes that are nothing but text, wherever they stand in a line but at its beginning. */
-static const bool plain_bytes[256] = {[' ' ... '~'] = true, [0x80 ... 0xff] = true};
+/* How many bytes at the beginning are nothing but text, wherever they stand in a line but at its
+ * beginning. Eight at once: a byte of `x` that is 0 borrows from its top bit in (x - ones) & ~x; what
+ * that may spoil lies above it, so the lowest bit that is set tells the first byte that is not text.
+ */
+static size_t plain_run(const char *p, size_t len)
+{
+    static const bool plain[256] = {[' ' ... '~'] = true, [0x80 ... 0xff] = true};
+    const uint64_t ones = UINT64_C(0x0101010101010101), tops = ones << 7;
+    size_t n = 0;
+
+    for (; len - n >= sizeof(uint64_t); n += sizeof(uint64_t)) {
+        uint64_t word;
+        memcpy(&word, p + n, sizeof(word));
+        word = le64toh(word);
+        uint64_t del = word ^ ones * 0x7f;
+        uint64_t odd = (((word - ones * ' ') & ~word) | ((del - ones) & ~del)) & tops;
+        if (odd != 0)
+            return n + (size_t)__builtin_ctzll(odd) / 8;
+    }
+    while (n < len && plain[(unsigned char)p[n]])
+        n++;
+    return n;
+}
 
 enum http_line_event http_lines_scan(struct http_lines *lines, struct str text, size_t *out_used)
 {
@@ -51,10 +74,9 @@ enum http_line_event http_lines_scan(struct http_lines *lines, struct str text, 
         event = http_lines_step(lines, text.p[used++]);
         if (lines->len == 0 || lines->after_cr)
             continue;
-        size_t from = used;
-        while (used < text.len && plain_bytes[(unsigned char)text.p[used]])
-            used++;
-        lines->len += used - from;
+        size_t run = plain_run(text.p + used, text.len - used);
+        used += run;
+        lines->len += run;
     }
     *out_used = used;
     return event;

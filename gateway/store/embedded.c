@@ -305,8 +305,8 @@ static void on_child(evutil_socket_t signal_number, short what, void *arg)
     if (!embedded_reap(embedded, &status))
         return;
     log_write(LOG_ERROR, "the embedded redis-server has ended; it is started again",
-              LOG_INT(WIFSIGNALED(status) ? "signal" : "status",
-                      WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status)),
+              WIFSIGNALED(status) ? LOG_INT("signal", WTERMSIG(status))
+                                  : LOG_INT("status", WEXITSTATUS(status)),
               LOG_STR("log", embedded->log), LOG_INT("wait_ms", embedded->backoff_ms));
     embedded_restart_later(embedded);
 }
