@@ -401,7 +401,7 @@ static enum step connection_parse_head(struct connection *conn)
     return STEP_MORE;
 }
 
-/* Nothing is going on: the buffers' memory goes back. */
+/* Nothing can be done now: memory of empty buffers goes back, to whoever has something to do. */
 static void connection_rest(struct connection *conn)
 {
     if (buf_is_empty(&conn->in))
@@ -481,7 +481,10 @@ static enum step connection_step_exchange(struct connection *conn)
         connection_arm_read(conn, true);
         moved = moved || (conn->turn_bytes < TURN_BYTES_MAX && connection_has_input(conn));
     }
-    return moved ? STEP_MORE : STEP_WAIT;
+    if (moved)
+        return STEP_MORE;
+    connection_rest(conn);
+    return STEP_WAIT;
 }
 
 /* --- the loop --------------------------------------------------------------------------------- */

@@ -9,6 +9,7 @@
 #include "gateway/base/encode.h"
 #include "gateway/base/log.h"
 #include "gateway/base/mem.h"
+#include "gateway/base/piece.h"
 #include "gateway/http/chunk.h"
 #include "gateway/operator/operator.h"
 #include "gateway/service/rotation_service.h"
@@ -187,7 +188,7 @@ static enum reason exchange_judge_head(struct exchange *ex)
 
 static struct exchange *exchange_alloc(const struct exchange_env *env)
 {
-    struct exchange *ex = mem_new(struct exchange);
+    struct exchange *ex = piece_zalloc(sizeof(struct exchange));
     uint8_t id[REQUEST_ID_LEN / 2];
 
     ex->env = env;
@@ -493,7 +494,7 @@ void exchange_free(struct exchange **ex_at)
     http_target_clear(&ex->target);
     buf_release(&ex->body);
     buf_release(&ex->answer);
-    mem_free(ex);
+    piece_free(ex, sizeof(*ex));
 }
 
 /* --- for services ----------------------------------------------------------------------------- */

@@ -5,7 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#include "gateway/base/mem.h"
+#include "gateway/base/piece.h"
 
 static void buf_assert_sane(const struct buf *buf)
 {
@@ -21,7 +21,7 @@ void buf_init(struct buf *buf, size_t capacity)
 
 void buf_release(struct buf *buf)
 {
-    mem_free(buf->mem);
+    piece_free(buf->mem, buf->capacity);
     buf_init(buf, buf->capacity);
 }
 
@@ -38,7 +38,7 @@ void buf_consume(struct buf *buf, size_t len)
 static bool buf_make_room(struct buf *buf)
 {
     if (buf->mem == NULL) {
-        buf->mem = mem_try_alloc(buf->capacity);
+        buf->mem = piece_new(buf->capacity);
         if (buf->mem == NULL)
             return false;
     }

@@ -13,6 +13,7 @@
 #include "gateway/base/clock.h"
 #include "gateway/base/encode.h"
 #include "gateway/base/mem.h"
+#include "gateway/base/piece.h"
 #include "gateway/config_write.h"
 #include "gateway/connection.h"
 #include "gateway/connection_index.h"
@@ -24,6 +25,14 @@ enum {
     TICK_MS = 200,
     LOG_WAIT_MS = 20, /* how long a line of the access log waits for others, to leave with them */
 };
+
+/* Of freed buffers and the like, for the next request. A sanitizer sees what is used too late only
+ * when nothing is kept. */
+#ifdef __SANITIZE_ADDRESS__
+enum { PIECES_KEPT = 0 };
+#else
+enum { PIECES_KEPT = 1 << 20 };
+#endif
 
 enum order {
     ORDER_RELOAD = 1 << 0,
@@ -270,6 +279,7 @@ static void *worker_main(void *arg)
     (void)pthread_setname_np(pthread_self(), name);
 
     log_batch_begin(on_log_waiting, worker);
+    pieces_keep(PIECES_KEPT);
     on_tick(-1, 0, worker);
     (void)event_base_dispatch(worker->base);
     /* Everything of this thread ends on this thread. */
@@ -282,6 +292,7 @@ static void *worker_main(void *arg)
     store_free(&worker->store);
     generation_unref(&worker->generation);
     log_batch_end();
+    pieces_release();
     atomic_store(&worker->finished, true);
     return NULL;
 }

@@ -9,7 +9,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#include "gateway/base/mem.h"
+#include "gateway/base/piece.h"
 
 enum {
     /* Header, content type, tag, and room to spare; TLS 1.2 has an explicit nonce instead of the
@@ -27,14 +27,14 @@ static bool is_blocked(void)
 static bool box_take(struct wire_box *box, size_t size)
 {
     assert(box->mem == NULL);
-    box->mem = mem_try_alloc(size);
+    box->mem = piece_new(size);
     box->size = box->mem != NULL ? size : 0;
     return box->mem != NULL;
 }
 
 static void box_release(struct wire_box *box)
 {
-    mem_free(box->mem);
+    piece_free(box->mem, box->size);
     *box = (struct wire_box){0};
 }
 

@@ -15,11 +15,12 @@
 
 #include "gateway/base/clock.h"
 #include "gateway/base/log.h"
-#include "gateway/base/mem.h"
+#include "gateway/base/piece.h"
 
 enum {
     OUT_MIN = 4096,     /* of the outgoing buffer, whatever the configuration says */
     LAST_CHUNK_LEN = 5, /* "0\r\n\r\n" */
+    HEAD_STEP = 2048,
     ERROR_MAX = 160,
     FATE_POLL_MS = 2,      /* between two looks at what TCP says of a broken connection */
     FATE_MAX_MS = 1000,    /* and how long it is asked: some round trips */
@@ -135,6 +136,12 @@ void upstream_update_deadline(struct upstream *upstream)
 
 /* --- the end ---------------------------------------------------------------------------------- */
 
+/* Of the memory for a head; rounded up, so that few sizes are in use. */
+static size_t upstream_head_size(size_t len)
+{
+    return (len / HEAD_STEP + 1) * HEAD_STEP;
+}
+
 static void upstream_release(struct upstream *upstream)
 {
     assert(upstream->refs > 0);
@@ -142,7 +149,7 @@ static void upstream_release(struct upstream *upstream)
         return;
     assert(upstream->closed);
     pool_unref(upstream->pool);
-    mem_free(upstream);
+    piece_free(upstream, sizeof(*upstream));
 }
 
 /* What was to be sent only for a time must not arrive any later from the kernel's buffers. */
@@ -193,7 +200,7 @@ static void upstream_close(struct upstream *upstream)
     upstream_leave_server(upstream);
     buf_release(&upstream->out);
     buf_release(&upstream->in);
-    mem_free(upstream->head);
+    piece_free(upstream->head, upstream_head_size(upstream->head_len));
     upstream->head = NULL;
     upstream_release(upstream);
 }
@@ -725,7 +732,7 @@ static void upstream_on_timer(evutil_socket_t fd, short what, void *arg)
 struct upstream *upstream_start(struct upstream_pool *pool, const struct upstream_request *request,
                                 const struct upstream_handlers *handlers, void *arg)
 {
-    struct upstream *upstream = mem_new(struct upstream);
+    struct upstream *upstream = piece_zalloc(sizeof(struct upstream));
     size_t out_size =
         pool->params.config->http.buffer > OUT_MIN ? pool->params.config->http.buffer : OUT_MIN;
 
@@ -752,7 +759,7 @@ struct upstream *upstream_start(struct upstream_pool *pool, const struct upstrea
     buf_init(&upstream->in, RESPONSE_READ_SIZE);
     event_assign(&upstream->kick, pool->params.base, -1, 0, upstream_on_kick, upstream);
     event_assign(&upstream->timer, pool->params.base, -1, 0, upstream_on_timer, upstream);
-    upstream->head = mem_try_alloc(request->head.len);
+    upstream->head = piece_new(upstream_head_size(request->head.len));
     if (upstream->head == NULL) {
         upstream_fail_later(upstream, REASON_BACKEND_UNAVAILABLE,
                             "no memory for the request's head");

@@ -16,6 +16,7 @@
 #include "gateway/base/histogram.h"
 #include "gateway/base/list.h"
 #include "gateway/base/log.h"
+#include "gateway/base/piece.h"
 #include "gateway/base/str.h"
 
 static void buf_keeps_order_and_never_exceeds_its_capacity(void **state)
@@ -46,6 +47,54 @@ static void buf_keeps_order_and_never_exceeds_its_capacity(void **state)
     buf_release(&buf);
     assert_true(buf_is_empty(&buf));
     assert_null(buf.mem);
+}
+
+static void pieces_are_kept_for_their_size_up_to_a_limit(void **state)
+{
+    (void)state;
+    char *before = piece_new(100);
+    piece_free(before, 100);
+    piece_free(NULL, 100);
+
+    pieces_keep(250);
+    char *first = piece_new(100), *second = piece_new(100), *third = piece_new(100);
+    char *other = piece_new(200);
+    memset(first, 'x', 100);
+    piece_free(first, 100);
+    piece_free(other, 200); /* would be more than the limit */
+    piece_free(second, 100);
+    piece_free(third, 100); /* so would this */
+    assert_ptr_equal(piece_new(100), second);
+    char *zeroed = piece_zalloc(100);
+    assert_ptr_equal(zeroed, first);
+    for (size_t i = 0; i < 100; i++)
+        assert_int_equal(zeroed[i], 0);
+    piece_free(zeroed, 100);
+    piece_free(second, 100);
+    pieces_release();
+
+    /* Nothing is kept any more; the leak checker looks for the rest. */
+    piece_free(piece_new(100), 100);
+}
+
+static void more_sizes_of_pieces_than_drawers_get_on(void **state)
+{
+    void *pieces[100];
+
+    (void)state;
+    pieces_keep(1 << 20);
+    for (int round = 0; round < 3; round++) {
+        for (size_t i = 0; i < ARRAY_SIZE(pieces); i++) {
+            pieces[i] = piece_new(16 + i * 8);
+            memset(pieces[i], (int)i, 16 + i * 8);
+        }
+        for (size_t i = 0; i < ARRAY_SIZE(pieces); i++) {
+            for (size_t at = 0; at < 16 + i * 8; at++)
+                assert_int_equal(((unsigned char *)pieces[i])[at], i);
+            piece_free(pieces[i], 16 + i * 8);
+        }
+    }
+    pieces_release();
 }
 
 static void list_members_leave_without_a_search(void **state)
@@ -369,6 +418,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(buf_keeps_order_and_never_exceeds_its_capacity),
+        cmocka_unit_test(pieces_are_kept_for_their_size_up_to_a_limit),
+        cmocka_unit_test(more_sizes_of_pieces_than_drawers_get_on),
         cmocka_unit_test(list_members_leave_without_a_search),
         cmocka_unit_test(numbers_are_read_strictly),
         cmocka_unit_test(split_gives_every_piece_once),
