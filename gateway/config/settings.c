@@ -256,7 +256,7 @@ static const struct setting http_rows[] = {
      .help = "the largest head of a request"},
     {COUNT("fields_max", http.fields_max, "100", 10, 1000),
      .help = "how many header fields a request may have"},
-    {SIZE("buffer", http.buffer, "64KiB", 16 * KIB, MIB),
+    {SIZE("buffer", http.buffer, "128KiB", 16 * KIB, MIB),
      .help = "how much is buffered, a connection and direction"},
 };
 

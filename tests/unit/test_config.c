@@ -534,7 +534,7 @@ static void defaults_are_finite_and_sensible(void **state)
     assert_int_equal(config->rotation.write_lease_ms, 30000);
     assert_int_equal(config->rotation.config_body_max, 1 << 20);
     assert_int_equal(config->http.head_max, 16384);
-    assert_int_equal(config->http.buffer, 65536);
+    assert_int_equal(config->http.buffer, 131072);
     assert_int_equal(config->tls.sessions, 20000);
     assert_int_equal(config->tls.session_lifetime_ms, 3600000);
     assert_int_equal(config->listeners[0].clients, CONFIG_CLIENTS_DEVICES);
@@ -832,7 +832,7 @@ static void sections_must_fit_together(void **state)
          "the group leaves out is rotation.key_age's"},
         {MINIMAL "rotation: {key_age: {due_after: 2d, overdue_after: 1d}}\n",
          "g.yaml:3:52: rotation.key_age.overdue_after: must not be shorter than due_after"},
-        {MINIMAL "http: {head_max: 128KiB}\n",
+        {MINIMAL "http: {head_max: 256KiB}\n",
          "g.yaml:3:7: http.buffer: must not be smaller than http.head_max: a head has to fit"},
     };
 
