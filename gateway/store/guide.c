@@ -176,7 +176,10 @@ bool guide_parse_redirect(const struct config *config, const char *text, struct 
     uint64_t port;
 
     /* The kind and the slot; then "host:port", with an IPv6 address as it is. */
-    if (!str_split(&rest, ' ', &word) || !str_split(&rest, ' ', &word) || rest.len == 0)
+    for (int i = 0; i < 2; i++)
+        if (!str_split(&rest, ' ', &word))
+            return false;
+    if (rest.len == 0)
         return false;
     const char *colon = memrchr(rest.p, ':', rest.len);
     if (colon == NULL || colon == rest.p)

@@ -201,7 +201,8 @@ def test_a_full_disk_is_an_outage_and_no_more(
 
     # The server that is still bound to the full disk ends with the next write that it cannot do.
     wait_until(lambda: works(stranger), "the store is back", 40)
-    wait_until(lambda: works(known.with_identity(following)), "on each worker")
+    wait_until(lambda: works(known.with_identity(following)), "a promotion is possible")
+    wait_until(lambda: gateway.operator.get("/readyz").status == 200, "each worker is back")
     assert gateway.operator.device(known.name)["generation"] == 2
     changes = gateway.operator.events("DEVICE_PUBKEY_CHANGE", known.name)
     assert len(changes) == 1
