@@ -282,7 +282,7 @@ def test_a_kept_connection_that_ends_is_not_noticed_over_tls(
     tls_backend.on("/once", once)
     with new_device(to=gateway).connect() as connection:
         for _ in range(20):
-            assert connection.request("POST", "/once", body=b"x").status == 200
+            assert connection.request("PUT", "/once", body=b"x").status == 200
 
 
 def test_the_check_reads_the_files(

@@ -165,6 +165,7 @@ def test_an_idle_connection_of_a_device_gives_way_to_a_newer_one(
     assert oldest.request("GET", "/").status == 200
     second = enter(stack, device)
     assert second.request("GET", "/").status == 200
+    assert stays_true(second.is_open, 0.02)  # times are compared by the millisecond
     assert oldest.request("GET", "/").status == 200  # the second is the idlest now
     assert enter(stack, other).request("GET", "/").status == 200
     assert enter(stack, device).request("GET", "/").status == 200
